@@ -1,0 +1,129 @@
+"""Binary cross-entropies: one class against the rest, and many labels at once."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import checks
+from losses.base import ClassificationLoss, Link, Reduction, at_least_float32, class_axis
+from losses.gradient import with_gradient
+from losses.link import chosen
+
+
+class OneVsRestBCELoss(ClassificationLoss):
+    """Ask of every class alone whether it is the target: one sigmoid a class.
+
+    For logits z, s = sigmoid(z) and target y:
+
+        loss = -ln s_y - sum_{k != y} ln(1 - s_k)
+
+    Summed over classes: C times torch's BCEWithLogitsLoss on one-hot targets. CrossEntropyLoss lets
+    the classes compete; here each sigmoid reaches its own eta_k, so the link normalises sigmoids.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> OneVsRestBCELoss(reduction="none")(logits, torch.tensor([0, 1]))
+        tensor([2.1846, 1.7461])
+
+    Rifkin and Klautau, 2004, In Defense of One-Vs-All Classification,
+    https://www.jmlr.org/papers/v5/rifkin04a.html
+
+    Args:
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean, sum or none.
+        link: own, softmax, or default (own).
+    """
+
+    def __init__(
+        self, *, ignore_index: int = -100, reduction: Reduction = "mean", link: Link = "default"
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.link = chosen(link, default="own")
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its slope is s_k, s_y - 1 at y."""
+        z, rows = logits.detach(), targets.unsqueeze(1)
+        z_y = z.gather(1, rows)
+        terms = F.softplus(z).scatter_(1, rows, F.softplus(-z_y))  # (N, C, d1..dk)
+        losses = terms.sum(1)
+        others = terms.copy_(z).sigmoid_().scatter_(1, rows, 0)
+        at_target = -torch.sigmoid(-z_y).squeeze(1)
+        return with_gradient(logits, targets, losses, others, torch.ones_like(losses), at_target)
+
+    def own_log_probs(self, logits: Tensor) -> Tensor:
+        """Return the log of s / sum s."""
+        return F.logsigmoid(at_least_float32(logits)).log_softmax(class_axis(logits))
+
+
+class MultiLabelBCELoss(ClassificationLoss):
+    """Ask of every label alone whether it applies: torch's BCEWithLogitsLoss, with its link.
+
+    For logits z and targets t of the same shape, s = sigmoid(z), c = `pos_weight`, w = `weight`:
+
+        loss = w (-c t ln s - (1 - t) ln(1 - s))   for each element
+
+    OneVsRestBCELoss is its sum over classes for one-hot t. Its minimiser has odds c times the true
+    ones, so the link is s / (s + c (1 - s)) = sigmoid(z - ln c), a probability for each label that
+    is not normalised over labels.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
+        >>> MultiLabelBCELoss()(logits, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        tensor(0.4019)
+
+    Zhang and Zhou, 2014, A Review on Multi-Label Learning Algorithms,
+    https://doi.org/10.1109/TKDE.2013.39
+
+    Args:
+        weight: >= 0, of any shape that broadcasts against the logits.
+        reduction: mean (over elements), sum or none.
+        pos_weight: > 0, of any shape that broadcasts against the logits: (C,) for (N, C).
+    """
+
+    link = "own"
+    pos_weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        *,
+        reduction: Reduction = "mean",
+        pos_weight: Tensor | Sequence[float] | None = None,
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(reduction=reduction)
+        self.weight = checks.factor("weight", weight)
+        self.register_buffer("pos_weight", checks.factor("pos_weight", pos_weight, positive=True))
+
+    def own_log_probs(self, logits: Tensor) -> Tensor:
+        """Return log sigmoid(z - ln c) of each label."""
+        z = at_least_float32(logits)
+        return F.logsigmoid(z if self.pos_weight is None else z - self.pos_weight.to(z.dtype).log())
+
+    def check(self, logits: Tensor, targets: Tensor) -> None:
+        """Make every check, those included that read all of the batch."""
+        checks.same_shape(logits, targets)
+        self._check_values(logits.detach())
+        checks.between_0_and_1(targets.detach())
+
+    def _check_values(self, logits: Tensor) -> None:
+        if logits.ndim > 1 and logits.shape[1] > 1:
+            super()._check_values(logits)
+
+    def _unreduced(
+        self, logits: Tensor, targets: Tensor, inputs: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        checks.same_shape(logits, targets)
+        self._check_first(logits, targets)
+        z = at_least_float32(logits)
+        weight, pos_weight = (
+            None if factor is None else factor.to(z.dtype)
+            for factor in (self.weight, self.pos_weight)
+        )
+        losses = F.binary_cross_entropy_with_logits(
+            z, targets.to(z.dtype), weight, reduction="none", pos_weight=pos_weight
+        )
+        return losses, losses.new_tensor(losses.numel())

@@ -1,0 +1,117 @@
+"""Cross-entropy: plain, label-smoothed, class-weighted."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import checks
+from losses.base import ClassificationLoss, Link, Reduction, class_axis, log_softmax
+from losses.gradient import with_gradient
+from losses.link import chosen, with_floor, without_weight
+
+
+class CrossEntropyLoss(ClassificationLoss):
+    """Measure how surprised softmax(logits) is by the target: torch's loss, with its link.
+
+    For logits z, p = softmax(z), K classes, e = `label_smoothing`, w = `weight`, target y:
+
+        loss = sum_k w_k q_k (-ln p_k),   q_k = (1 - e) [k = y] + e / K
+
+    With e = 0 that is w_y (-ln p_y). Probability targets t take the place of [k = y]; their mean
+    divides by N, not by the weights. NLLLoss is the same on log-probabilities; FocalLoss with
+    gamma = 0 and DistillationLoss with alpha = 0 are the same on logits.
+
+    The minimiser of the expected loss has p proportional to w ((1 - e) eta + e / K) for true
+    probabilities eta. `link="own"` solves that for eta; by default softmax is reported, because the
+    weights ask for another decision on purpose, and clipping at zero costs nll under smoothing.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> CrossEntropyLoss(reduction="none")(logits, torch.tensor([0, 1]))
+        tensor([0.4170, 0.1967])
+
+    Szegedy et al., 2016, Rethinking the Inception Architecture (label smoothing),
+    https://arxiv.org/abs/1512.00567; King and Zeng, 2001, Logistic Regression in Rare Events Data
+    (weights and the prior correction), https://doi.org/10.1093/oxfordjournals.pan.a004868
+
+    Args:
+        weight: one number >= 0 a class.
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean, sum or none.
+        label_smoothing: e in [0, 1).
+        link: own, softmax, or default (softmax).
+        floor: share of the uniform distribution mixed into the own link where it can reach zero.
+    """
+
+    takes_probabilities = True
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        link: Link = "default",
+        floor: float = 1e-3,
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
+        self.link = chosen(link, default="softmax")
+        self.floor = checks.number("floor", floor, "[0, 1)")
+
+    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
+        # not elementwise: under smoothing each class has its own weight, not only the target's
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        if self.label_smoothing > 0 and targets.ndim < logits.ndim:
+            return self._smoothed(logits, targets, weight)
+        return F.cross_entropy(
+            logits,
+            targets,
+            weight,
+            ignore_index=self.ignore_index,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+
+    def _smoothed(self, logits: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
+        """Return what F.cross_entropy does, in two thirds of its time."""
+        z, rows, num_classes = logits.detach(), targets.unsqueeze(1), logits.shape[1]
+        everywhere = self.label_smoothing / num_classes  # q_k = everywhere + at_target [k = y]
+        at_target = torch.full_like(targets, 1 - self.label_smoothing, dtype=z.dtype)
+        probs = z.softmax(1)
+        highest = z.amax(1)
+        log_sum = -probs.amax(1).log()  # of exp(z - highest)
+        below = highest - z.gather(1, rows).squeeze(1)
+        if weight is None:
+            total = torch.ones_like(highest)
+            losses = log_sum + at_target * below + self.label_smoothing * (highest - z.mean(1))
+            probs.sub_(everywhere)
+        else:
+            at_target = at_target * weight[targets]
+            total = at_target + everywhere * weight.sum()
+            mean_below = weight.sum() * highest - torch.tensordot(z, weight, ([1], [0]))
+            losses = total * log_sum + at_target * below + everywhere * mean_below
+            per_class = weight.view(-1, *[1] * (z.ndim - 2))
+            probs.mul_(total.unsqueeze(1)).sub_(everywhere * per_class)
+        return with_gradient(logits, targets, losses, probs, torch.ones_like(losses), -at_target)
+
+    @property
+    def link_differs(self) -> bool:
+        """Whether weights or smoothing move the optimum away from the true probabilities."""
+        return self.weight is not None or self.label_smoothing > 0
+
+    def own_log_probs(self, logits: Tensor) -> Tensor:
+        """Return log eta, where p is proportional to w ((1 - e) eta + e / K)."""
+        log_probs = log_softmax(logits)
+        if self.weight is not None:
+            log_probs = without_weight(log_probs, self.weight, self.floor)
+        if self.label_smoothing == 0:
+            return log_probs
+        axis = class_axis(logits)
+        # eta up to a factor; what is below e / K can only be noise
+        eta = (log_probs.exp() - self.label_smoothing / logits.shape[axis]).clamp(min=0)
+        return with_floor(eta / eta.sum(axis, keepdim=True), self.floor)

@@ -1,0 +1,93 @@
+"""Focal loss: cross-entropy that pays less attention to what is already right."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from losses import checks
+from losses.base import ClassificationLoss, Link, Reduction, class_axis, log_softmax
+from losses.gradient import with_gradient
+from losses.link import chosen, without_weight
+from losses.softmax import split_softmax
+
+
+class FocalLoss(ClassificationLoss):
+    """Weigh cross-entropy down where the target is already probable.
+
+    For logits z, p = softmax(z), g = `gamma`, w = `weight`, target y:
+
+        loss = w_y (1 - p_y)^g (-ln p_y)
+
+    gamma = 0 is CrossEntropyLoss. The larger gamma, the flatter softmax(z) at the optimum: for true
+    probabilities eta, w eta is proportional to h(p) with h = p / ((1 - p)^g - g (1 - p)^(g - 1) p
+    ln p). The link is h(p) / w, normalised; it ranks classes as p / w does.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> FocalLoss(reduction="none")(logits, torch.tensor([0, 1]))
+        tensor([0.0485, 0.0063])
+
+    Lin et al., 2017, Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002;
+    Charoenphakdee et al., 2021, On Focal Loss for Class-Posterior Probability Estimation (the
+    link), https://arxiv.org/abs/2011.09172
+
+    Args:
+        weight: one number >= 0 a class (alpha in the paper).
+        gamma: how fast attention falls with p_y, >= 0.
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean (by the sum of weights), sum or none.
+        link: own, softmax, or default (own).
+        floor: share of the uniform distribution in the own link where a weight is zero.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        *,
+        gamma: float = 2.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        link: Link = "default",
+        floor: float = 1e-3,
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        self.gamma = checks.number("gamma", gamma, "[0, inf)")
+        self.link = chosen(link, default="own")
+        self.floor = checks.number("floor", floor, "[0, 1)")
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return q^g (-ln p), q = 1 - p; its slope is c p_k at k != y and -c q at y."""
+        z = logits.detach()
+        others, p, q = split_softmax(z, targets)
+        # ln p = z_y - max z + ln max p does not underflow, and ln(1 - q) keeps its digits near 0
+        peak = torch.maximum(p, others.amax(1))
+        far = z.gather(1, targets.unsqueeze(1)).squeeze(1) - z.amax(1) + peak.log()
+        log_p = torch.where(q < 0.5, torch.log1p(-q), far)
+        # c = q^g - g q^(g-1) p ln p, written without the power that is infinite at q = 0, g < 1
+        ratio = torch.where(q > 0, -log_p / q, 1)
+        c = q.pow(self.gamma) * (1 + self.gamma * p * ratio)
+        return with_gradient(logits, targets, -q.pow(self.gamma) * log_p, others, c, -c * q)
+
+    @property
+    def link_differs(self) -> bool:
+        """Whether gamma or weights move the optimum away from the true probabilities."""
+        return self.gamma > 0 or self.weight is not None
+
+    def own_log_probs(self, logits: Tensor) -> Tensor:
+        """Return the log of h(p) / w, normalised."""
+        axis = class_axis(logits)
+        log_p = log_softmax(logits)
+        # ln(1 - p): one class at most is near 1, and its complement is the sum of the others
+        top = log_p.argmax(axis, keepdim=True)
+        rest = log_p.scatter(axis, top, -torch.inf).logsumexp(axis, keepdim=True)
+        log_q = torch.log1p(-log_p.exp()).scatter(axis, top, rest).clamp(min=-1e30)
+        q = log_q.exp()
+        log_p = torch.where(q < 0.5, torch.log1p(-q), log_p)
+        ratio = torch.where(q > 0, -log_p / q, 1)
+        log_h = log_p - self.gamma * log_q - torch.log1p(self.gamma * log_p.exp() * ratio)
+        log_probs = log_h.log_softmax(axis)
+        if self.weight is None:
+            return log_probs
+        return without_weight(log_probs, self.weight, self.floor)

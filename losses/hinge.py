@@ -1,0 +1,69 @@
+"""Multi-class hinge losses: a margin between the target's score and the others'."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from losses import checks
+from losses.base import ClassificationLoss, Reduction
+from losses.gradient import with_gradient
+
+
+class HingeLoss(ClassificationLoss):
+    """Ask that the target's score beat the others' by a margin, and for no more.
+
+    For scores z, w = `weight`, m = `margin` and target y:
+
+        crammer_singer    loss = w_y max(0, m + max_{k != y} z_k - z_y)
+        weston_watkins    loss = w_y sum_{k != y} max(0, m + z_k - z_y)
+
+    Weston-Watkins is C times torch's MultiMarginLoss. Unlike CrossEntropyLoss it stops at the
+    margin, so no probability can be read from its optimum: what `log_probs` gives, the softmax of
+    the scores, is a score too until a temperature has been fitted to it.
+
+        >>> import torch
+        >>> scores = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> HingeLoss(reduction="none")(scores, torch.tensor([1, 1]))
+        tensor([2., 0.])
+
+    Crammer and Singer, 2001, On the Algorithmic Implementation of Multiclass Kernel-based Vector
+    Machines, https://www.jmlr.org/papers/v2/crammer01a.html; Weston and Watkins, 1999, Support
+    Vector Machines for Multi-Class Pattern Recognition,
+    https://www.esann.org/sites/default/files/proceedings/legacy/es1999-461.pdf
+
+    Args:
+        weight: one number >= 0 a class.
+        variant: crammer_singer or weston_watkins.
+        margin: m > 0.
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean (by the sum of weights), sum or none.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        *,
+        variant: Literal["crammer_singer", "weston_watkins"] = "crammer_singer",
+        margin: float = 1.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        self.variant = checks.choice("variant", variant, ("crammer_singer", "weston_watkins"))
+        self.margin = checks.number("margin", margin, "(0, inf)")
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the violated margins; their slope is 1 at each violator and minus all at y."""
+        z, rows = logits.detach(), targets.unsqueeze(1)
+        violation = z - (z.gather(1, rows) - self.margin)  # (N, C, d1..dk)
+        violation.scatter_(1, rows, 0).clamp_(min=0)
+        if self.variant == "crammer_singer":
+            losses, worst = violation.max(1)
+            violated = violation.zero_().scatter_(1, worst.unsqueeze(1), losses.sign().unsqueeze(1))
+        else:
+            losses, violated = violation.sum(1), violation.sign_()
+        at_target = -violated.sum(1)
+        return with_gradient(logits, targets, losses, violated, torch.ones_like(losses), at_target)

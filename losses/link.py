@@ -1,0 +1,44 @@
+"""From a loss's minimiser back to probabilities: what the links of several losses share."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from losses import checks
+from losses.base import Link, class_axis
+
+
+def chosen(link: Link, default: Literal["own", "softmax"]) -> Literal["own", "softmax"]:
+    """Resolve a `link` argument to the one that is meant."""
+    checks.choice("link", link, ("default", "own", "softmax"))
+    return default if link == "default" else link
+
+
+def with_floor(probs: Tensor, floor: float) -> Tensor:
+    """Return the log of (1 - floor) probs + floor / C, so that a zero has a finite nll."""
+    return ((1 - floor) * probs + floor / probs.shape[class_axis(probs)]).log()
+
+
+def without_weight(log_probs: Tensor, weight: Tensor, floor: float) -> Tensor:
+    """Return log of p / w, normalised: the prior correction of class weights w, (C,).
+
+    A class of weight zero was never asked for; it has probability zero, and the floor.
+    """
+    axis = class_axis(log_probs)
+    weight = weight.to(log_probs.dtype).view(-1, *[1] * (log_probs.ndim - axis - 1))
+    unseen = weight == 0
+    log_probs = (log_probs - weight.log()).masked_fill(unseen, -torch.inf).log_softmax(axis)
+    return with_floor(log_probs.exp(), floor) if bool(unseen.any()) else log_probs
+
+
+def project_to_simplex(points: Tensor) -> Tensor:
+    """Return the nearest distribution over the class axis, in squared distance (Duchi 2008)."""
+    axis = class_axis(points)
+    points = points - points.amax(axis, keepdim=True)  # keeps the digits of large points
+    descending = points.sort(axis, descending=True).values.movedim(axis, -1)
+    excess = descending.cumsum(-1) - 1  # of the sum of the k largest over 1
+    count = torch.arange(1, points.shape[axis] + 1, device=points.device)
+    num_kept = (descending * count > excess).sum(-1, keepdim=True)
+    threshold = (excess.gather(-1, num_kept - 1) / num_kept).movedim(-1, axis)
+    return (points - threshold).clamp(min=0)

@@ -1,0 +1,66 @@
+"""Negative log-likelihood: on log-probabilities as in torch, and with log_softmax spelled out."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import checks
+from losses.base import ClassificationLoss
+
+
+class NLLLoss(ClassificationLoss):
+    """Pick out minus the log-probability of the target: torch's loss.
+
+    For log-probabilities l, w = `weight` and target y:
+
+        loss = -w_y l_y
+
+    It must be given log-probabilities: on logits it falls without bound, on probabilities it is the
+    wrong loss, and torch says nothing about either. On log_softmax(z) it is CrossEntropyLoss on z.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> NLLLoss(reduction="none")(logits.log_softmax(1), torch.tensor([0, 1]))
+        tensor([0.4170, 0.1967])
+
+    Fisher, 1922, On the Mathematical Foundations of Theoretical Statistics,
+    https://doi.org/10.1098/rsta.1922.0009
+
+    Args:
+        weight: one number >= 0 a class.
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean, sum or none.
+    """
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return -l_y of the log-probabilities `logits`."""
+        return F.nll_loss(logits, targets, reduction="none", ignore_index=self.ignore_index)
+
+    def _check_values(self, logits: Tensor) -> None:
+        checks.log_probabilities(logits)
+
+
+class LogSoftmaxNLLLoss(NLLLoss):
+    """Spell cross-entropy out: log_softmax on the logits, then NLLLoss.
+
+    For logits z, w = `weight` and target y:
+
+        loss = -w_y log_softmax(z)_y
+
+    Value and gradient are those of CrossEntropyLoss; it is here so that the two steps can be seen.
+
+        >>> import torch
+        >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
+        >>> LogSoftmaxNLLLoss(reduction="none")(logits, torch.tensor([0, 1]))
+        tensor([0.4170, 0.1967])
+
+    Bridle, 1990, Probabilistic Interpretation of Feedforward Classification Network Outputs,
+    https://doi.org/10.1007/978-3-642-76153-9_28
+    """
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return -log_softmax(z)_y."""
+        log_probs = F.log_softmax(logits, dim=1)
+        return super().elementwise(log_probs, targets)
+
+    def _check_values(self, logits: Tensor) -> None:
+        checks.not_probabilities(logits)

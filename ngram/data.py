@@ -1,0 +1,129 @@
+"""Windows of text: `context_size` tokens predict the next one."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngram.corpus import read_sonnets, read_text, read_tiny_shakespeare
+from ngram.tokens import UNK, Tokenizer, Vocabulary, tokenizer_for
+from training.data import Split, Splits
+from training.errors import DataError
+
+
+def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
+    """Return windows over the bundled Sonnets; settings as in `text_splits`."""
+    return text_splits(lambda: read_sonnets(numbers), "sonnets", **settings)
+
+
+def tiny_shakespeare(path: str | None, root: str, **settings: Any) -> Splits:
+    """Return windows over tiny Shakespeare: a copy at `path`, or one downloaded into `root`."""
+    copy = Path(path) if path else None
+    read = partial(read_tiny_shakespeare, copy, Path(root))
+    return text_splits(read, "tiny Shakespeare", **settings)
+
+
+def text_file(path: str | None, **settings: Any) -> Splits:
+    """Return windows over any UTF-8 text file."""
+    if path is None:
+        raise ValueError("path is required: data.path=FILE, a UTF-8 text")
+    return text_splits(lambda: read_text(Path(path)), Path(path).name, **settings)
+
+
+def text_splits(
+    read: Callable[[], str],
+    name: str,
+    *,
+    context_size: int,
+    context_order: str = "text",
+    split: Sequence[float] = (0.8, 0.05, 0.05, 0.1),
+    max_lines: int | None = None,
+    protocol: str | None = None,
+    **tokenizer: Any,
+) -> Splits:
+    """Cut a text into contiguous blocks of lines and each block into windows.
+
+    Every token of a block is predicted once, from the `context_size` tokens before it: the first
+    windows of a block look back into the block before, as a reader would. Only the very first
+    `context_size` tokens of the text have no window.
+
+    Args:
+        read: returns the text; called once the settings are known to be good.
+        name: what to call it where figures are shown.
+        context_size: tokens of context, at least 1.
+        context_order: "text", or "nearest_first" as in Bengio-style tutorials that count back.
+        split: shares of the lines for train, val, calibration and test; they sum to 1.
+        max_lines: use only the first lines.
+        protocol: a name from `ngram.tokens.PROTOCOLS`, which fixes the tokenizer.
+        tokenizer: the fields of `ngram.tokens.Tokenizer`.
+    """
+    cut = tokenizer_for(protocol, Tokenizer(**tokenizer))
+    _check_settings(context_size, context_order, split, max_lines)
+    lines = read().removesuffix("\n").split("\n")[:max_lines]
+    edges = [0, *(int(len(lines) * share + 1e-9) for share in _cumulative(split))]
+    blocks = [cut(lines[a:b]) for a, b in pairwise(edges)]
+    if len(blocks[0]) <= context_size:
+        raise DataError(
+            f"{name}: {len(blocks[0])} training tokens are too few for"
+            f" data.context_size={context_size}; give a longer text"
+        )
+    vocabulary = Vocabulary.of(blocks[0], cut.min_count, cut.unk)
+    ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
+    windows, targets = windows_of(ids, context_size, context_order)
+    ends = torch.tensor([len(block) for block in blocks]).cumsum(0) - context_size
+    starts = [0, *ends.tolist()]
+    train, val, calibration, test = (
+        Split(windows[a:b], targets[a:b]) for a, b in pairwise(starts)
+    )
+    return Splits(
+        train=train,
+        val=val,
+        calibration=calibration,
+        test=test,
+        class_counts=torch.bincount(train.targets, minlength=len(vocabulary.words)),
+        class_names=vocabulary.words,
+        protocol=_describe(name, protocol, cut, vocabulary, test if len(test) else train),
+    )
+
+
+def windows_of(ids: Tensor, context_size: int, context_order: str) -> tuple[Tensor, Tensor]:
+    """Return contexts (N - context_size, context_size) and the tokens (N - context_size,) after."""
+    contexts = ids.unfold(0, context_size, 1)[:-1]
+    if context_order == "nearest_first":
+        contexts = contexts.flip(1)
+    return contexts.contiguous(), ids[context_size:]
+
+
+def _check_settings(
+    context_size: int, context_order: str, split: Sequence[float], max_lines: int | None
+) -> None:
+    if context_size < 1:
+        raise ValueError(f"context_size must be at least 1, got {context_size}")
+    if context_order not in ("text", "nearest_first"):
+        raise ValueError(f"context_order must be text or nearest_first, got {context_order}")
+    if len(split) != 4 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
+        raise ValueError(
+            "split must be four shares (train, val, calibration, test) that sum to 1,"
+            f" got {list(split)}"
+        )
+    if max_lines is not None and max_lines < 1:
+        raise ValueError(f"max_lines must be null or at least 1, got {max_lines}")
+
+
+def _cumulative(split: Sequence[float]) -> list[float]:
+    return [sum(split[: i + 1]) for i in range(len(split))]
+
+
+def _describe(
+    name: str, protocol: str | None, cut: Tokenizer, vocabulary: Vocabulary, scored: Split
+) -> str:
+    label = f"{name} {protocol}" if protocol else name
+    text = f"{label}: {cut.describe()}; vocabulary {len(vocabulary.words):,}"
+    if UNK not in vocabulary.ids:
+        return f"{text}, no {UNK}"
+    share = (scored.targets == vocabulary.ids[UNK]).double().mean().item()
+    return f"{text} (min count {cut.min_count}), {UNK} {share:.1%} of targets and scored"

@@ -1,0 +1,134 @@
+"""Interpolated modified Kneser-Ney: the counted n-gram model that a neural one has to beat."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Shapes: N rows, T tokens of context, V vocabulary, C distinct contexts, G distinct n-grams.
+# A context is known by its id: its place in the sorted keys id(its nearest tokens) * (V + 1) +
+# its farthest token. So every key fits int64, whatever the order.
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The smoothed counts of one order; the words of context i lie at starts[i]:starts[i + 1]."""
+
+    contexts: Ints  # (C,) sorted keys
+    backoff: Floats  # (C,) gamma(h)
+    starts: Ints  # (C + 1,)
+    words: Ints  # (G,)
+    probs: Floats  # (G,) (c(h w) - D) / c(h)
+
+
+@dataclass(frozen=True)
+class KneserNey:
+    """An interpolated modified Kneser-Ney model over a closed vocabulary.
+
+    With h a context, h' the same without its farthest word, and c(h) = sum over w of c(h w),
+
+        p(w | h) = (c(h w) - D(c(h w))) / c(h) + gamma(h) p(w | h')
+        gamma(h) = (D1 N1(h) + D2 N2(h) + D3 N3+(h)) / c(h)
+
+    where N_i(h) words follow h exactly i times (3+: thrice or more) and D(i) is D1, D2 or D3+:
+
+        D_i = i - (i + 1) Y n_(i+1) / n_i,    Y = n_1 / (n_1 + 2 n_2)
+
+    n_i being the n-grams of that order that have count i. In the highest order c counts
+    occurrences; below, c(g) counts the different words seen before g. The recursion ends in the
+    uniform 1 / V, so no word has probability zero; after an unseen h, p(w | h) = p(w | h').
+    Where a D_i of an order is undefined or not in (0, i], that order takes .5, 1 and 1.5, as
+    KenLM does with --discount_fallback. The text's start counts as a word before its first.
+
+    Source: Chen and Goodman 1998, An Empirical Study of Smoothing Techniques for Language Modeling,
+    TR-10-98, https://dash.harvard.edu/handle/1/25104739; Heafield et al. 2013 (KenLM),
+    https://aclanthology.org/P13-2121.
+    """
+
+    unigram: Floats  # (V,)
+    orders: tuple[_Order, ...]  # of 2, 3, ... tokens
+
+    @classmethod
+    def fit(cls, tokens: Tensor, vocab_size: int, order: int) -> "KneserNey":
+        """Return the model of `order` counted on a text of token ids (N,)."""
+        if order < 1:
+            raise ValueError(f"order must be at least 1, got {order}")
+        text: Ints = tokens.cpu().numpy().astype(np.int64)
+        if text.ndim != 1 or not len(text) or text.min() < 0 or text.max() >= vocab_size:
+            raise ValueError(f"tokens must be a 1-D tensor of one or more ids in [0, {vocab_size})")
+        base = vocab_size + 1
+        padded = np.concatenate([np.full(order, vocab_size), text])
+        # For each place of the text: the id of its context, and its n-gram one order below.
+        context = shorter = np.zeros(len(text), np.int64)
+        contexts: list[Ints] = [np.zeros(1, np.int64)]
+        ngrams: list[Ints] = []
+        counts: list[Ints] = []
+        for n in range(order):
+            if n > 0:  # take one more token into the context
+                farthest = padded[order - n : -n]
+                keys, context = np.unique(context * base + farthest, return_inverse=True)
+                contexts.append(keys)
+            keys, first, ngram, count = np.unique(
+                context * base + text, return_index=True, return_inverse=True, return_counts=True
+            )
+            if n > 0:  # each different n-gram is one more word seen before the shorter one in it
+                counts[-1] = np.bincount(shorter[first])
+            ngrams.append(keys)
+            counts.append(count)
+            shorter = ngram
+        unigrams, *orders = map(_smooth, contexts, ngrams, counts, [base] * order)
+        unigram = np.full(vocab_size, unigrams.backoff[0] / vocab_size)
+        unigram[unigrams.words] += unigrams.probs
+        return cls(unigram, tuple(orders))
+
+    def log_probs(self, contexts: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return log p(w | context), (N, V), for contexts (N, T) in text order, nearest last.
+
+        Tokens beyond the order are not looked at; of a shorter context all are.
+        """
+        tokens: Ints = contexts.cpu().numpy()
+        base = len(self.unigram) + 1
+        probs = np.tile(self.unigram, (len(tokens), 1))  # (N, V)
+        rows, ids = np.arange(len(tokens)), np.zeros(len(tokens), np.int64)
+        for n, order in enumerate(self.orders[: tokens.shape[1]], start=1):
+            keys = ids * base + tokens[rows, -n]
+            ids = np.searchsorted(order.contexts, keys)
+            seen = order.contexts[np.minimum(ids, len(order.contexts) - 1)] == keys
+            rows, ids = rows[seen], ids[seen]
+            backoff = np.ones(len(tokens))
+            backoff[rows] = order.backoff[ids]
+            probs *= backoff[:, None]
+            sizes = order.starts[ids + 1] - order.starts[ids]
+            row = np.repeat(np.arange(len(rows)), sizes)
+            at = np.arange(len(row)) + (order.starts[ids + 1] - sizes.cumsum())[row]
+            probs[rows[row], order.words[at]] += order.probs[at]
+        return torch.from_numpy(probs).to(contexts.device, dtype).log_()
+
+
+def _smooth(contexts: Ints, ngrams: Ints, counts: Ints, base: int) -> _Order:
+    context, words = np.divmod(ngrams, base)
+    discount = _discounts(counts)[np.minimum(counts, 3)]
+    totals = np.bincount(context, counts)
+    return _Order(
+        contexts=contexts,
+        backoff=np.bincount(context, discount) / totals,
+        starts=np.append(0, np.bincount(context).cumsum()),
+        words=words,
+        probs=(counts - discount) / totals[context],
+    )
+
+
+def _discounts(counts: Ints) -> Floats:
+    """Return (0, D1, D2, D3+) from the counts of counts."""
+    n = np.bincount(counts, minlength=5)[:5]
+    if n[1:4].all():
+        i = np.arange(1, 4)
+        d = i - (i + 1) * n[1] / (n[1] + 2 * n[2]) * n[i + 1] / n[i]
+        if (d > 0).all() and (d <= i).all():
+            return np.append(0, d)
+    return np.array([0, 0.5, 1, 1.5])

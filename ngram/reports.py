@@ -1,0 +1,89 @@
+"""What the n-gram task adds to the shared metrics: sampled verse, and counting as a baseline."""
+
+import torch
+
+from ngram.kneser_ney import KneserNey
+from ngram.sampling import sample_lines, sample_tokens
+from training.data import Split, stream_seed
+from training.evaluation import measure
+from training.report import Moment, Report
+
+
+class Verse:
+    """Sample a few lines and log them as text.
+
+    Args:
+        lines: how many, 0 for none.
+        temperature: of the sampling, above 0.
+        context_order: that of the data.
+    """
+
+    def __init__(self, lines: int, temperature: float, context_order: str) -> None:
+        if lines < 0:
+            raise ValueError(f"lines must be at least 0, got {lines}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.lines = lines
+        self.temperature = temperature
+        self.nearest_first = context_order == "nearest_first"
+
+    def __call__(self, moment: Moment) -> Report:
+        """Continue the training block."""
+        if not self.lines:
+            return Report()
+        words = moment.splits.class_names
+        context = _text_order(moment.splits.train, self.nearest_first)[-1].tolist()
+        tokens = sample_tokens(
+            moment.model,
+            moment.loss_fn,
+            words,
+            context,
+            temperature=self.temperature,
+            seed=stream_seed(moment.seed, "verse"),
+            nearest_first=self.nearest_first,
+        )
+        text = "\n".join(sample_lines(tokens, words, self.lines))
+        moment.log.text("verse", text, moment.step)
+        return Report(text=text)
+
+
+class KneserNeyBaseline:
+    """Measure Kneser-Ney on the same tokens, once, at the end; nothing where no split is held out.
+
+    The order is the best on the validation split, of those that the data's context allows.
+
+    Args:
+        max_order: the highest order tried, 0 for no baseline.
+        context_order: that of the data.
+    """
+
+    def __init__(self, max_order: int, context_order: str) -> None:
+        if not 0 <= max_order <= 20:
+            raise ValueError(f"max_order must be from 0 to 20, got {max_order}")
+        self.max_order = max_order
+        self.nearest_first = context_order == "nearest_first"
+
+    def __call__(self, moment: Moment) -> Report:
+        """Fit every order on the training block and measure the best."""
+        splits = moment.splits
+        if not (moment.final and self.max_order and len(splits.val) and len(splits.test)):
+            return Report()
+        train, val, test = (
+            Split(_text_order(s, self.nearest_first).cpu(), s.targets.cpu())
+            for s in (splits.train, splits.val, splits.test)
+        )
+        text = torch.cat([train.inputs[0], train.targets])
+        most = min(self.max_order, train.inputs.shape[1] + 1)
+        models = [KneserNey.fit(text, splits.num_classes, order) for order in range(1, most + 1)]
+        figures = [
+            measure(model.log_probs, val, splits.num_classes, moment.max_rows) for model in models
+        ]
+        order = min(range(1, most + 1), key=lambda n: figures[n - 1]["nll"])
+        result = measure(models[order - 1].log_probs, test, splits.num_classes, moment.max_rows)
+        logged = {f"kneser_ney_{name}": value for name, value in result.items()}
+        moment.log.scalars("test", logged | {"kneser_ney_order": order}, moment.step)
+        return Report(rows={f"test, Kneser-Ney {order}": result})
+
+
+def _text_order(split: Split, nearest_first: bool) -> torch.Tensor:
+    return split.inputs.flip(1) if nearest_first else split.inputs

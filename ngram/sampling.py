@@ -1,0 +1,68 @@
+"""Text sampled from a model, by the probabilities that its loss believes in."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from losses import ClassificationLoss
+from ngram.tokens import NEWLINE, UNK
+
+
+@torch.no_grad()
+def sample_tokens(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    words: Sequence[str],
+    context: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    nearest_first: bool = False,
+) -> Iterator[int]:
+    """Yield word ids without end, each drawn from p ** (1 / temperature) given those before.
+
+    <unk> is never drawn: its probability is shared out among the words.
+
+    Args:
+        model: contexts (1, T) -> logits (1, V).
+        loss_fn: gives p by its link.
+        words: the vocabulary.
+        context: the last T ids before the first that is drawn, in the order of the text.
+        temperature: above 0; below 1 is more careful than the model, above 1 more daring.
+        seed: the same seed gives the same text.
+        nearest_first: whether the model wants its context backwards.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    unk = list(words).index(UNK) if UNK in words else None
+    window = list(context)
+    model.eval()
+    while True:
+        inputs = torch.tensor([window[::-1] if nearest_first else window], device=device)
+        log_probs = loss_fn.log_probs(model(inputs))[0].double().cpu() / temperature
+        if unk is not None:
+            log_probs[unk] = -torch.inf
+        token = int(torch.multinomial(log_probs.softmax(0), 1, generator=generator))
+        yield token
+        window = [*window[1:], token]
+
+
+def sample_lines(
+    tokens: Iterator[int], words: Sequence[str], num_lines: int, line_words: int = 9
+) -> list[str]:
+    """Return the next `num_lines` lines of words; cut by length where line ends are no tokens."""
+    lines: list[str] = []
+    has_ends = NEWLINE in words
+    for _ in range(num_lines):
+        line: list[str] = []
+        for token in tokens:
+            if words[token] == NEWLINE:
+                if line:
+                    break
+                continue
+            line.append(words[token])
+            if len(line) >= (40 if has_ends else line_words):
+                break
+        lines.append(" ".join(line))
+    return lines

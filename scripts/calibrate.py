@@ -1,0 +1,153 @@
+"""Fit a temperature, and print error and ECE before and after, as papers do.
+
+    python scripts/calibrate.py outputs/RUN...
+    python scripts/calibrate.py --logits FILE.npz
+
+A run is fitted on its calibration split and measured on its test split. FILE.npz holds arrays
+`logits` (N, C) and `labels` (N,); T is fitted on the same rows, or on those of `--fit-on OTHER.npz`.
+"""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from losses import checks
+from training.errors import ConfigError, DataError, UserError
+from training.evaluation import evaluate
+from training.metrics import Metrics
+from training.recalibration import recalibrate
+from training.run_folder import load_run
+from training.temperature import TemperatureFit, apply_temperature, fit_temperature
+
+Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # before, after
+
+
+class Parser(argparse.ArgumentParser):
+    """Answer a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` prints."""
+        raise ConfigError(message)
+
+
+def main() -> None:
+    """Parse, fit, print."""
+    parser = Parser(description="Temperature scaling of finished runs, or of logits from anywhere.")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
+    parser.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
+    parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
+    try:
+        arguments = parser.parse_args()
+        if bool(arguments.runs) == bool(arguments.logits):
+            raise ConfigError("give run folders or --logits FILE.npz, one of the two")
+        if arguments.fit_on and not arguments.logits:
+            raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
+        if arguments.logits:
+            rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
+        else:
+            rows = {Path(run).name: calibrate_run(run) for run in arguments.runs}
+        print_rows(rows)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def calibrate_run(folder: str) -> Row:
+    """Fit on the run's calibration split, and measure its test split before and after."""
+    run = load_run(folder)
+    splits = run.splits()
+    if not len(splits.calibration) or not len(splits.test):
+        raise DataError(f"{folder}: its data has no calibration or no test split")
+    after = recalibrate(run.model, run.loss_fn, splits.calibration, splits.test, splits.num_classes)
+    before = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes)
+    return before.metrics, after.test.metrics, after.fit
+
+
+def calibrate_file(file: Path, fit_on: Path | None) -> Row:
+    """Fit on the logits of `fit_on`, or of `file` itself, and measure those of `file`."""
+    logits, labels = read_logits(file)
+    fit_logits, fit_labels = read_logits(fit_on) if fit_on else (logits, labels)
+    if fit_logits.shape[1] != logits.shape[1]:
+        raise DataError(f"{fit_on}: {fit_logits.shape[1]} classes, {file} has {logits.shape[1]}")
+    try:
+        fit = fit_temperature(fit_logits, fit_labels)
+    except ValueError as error:
+        raise DataError(f"{fit_on or file}: {error}") from error
+    return measure(logits, labels, 1.0), measure(logits, labels, fit.temperature), fit
+
+
+def measure(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:
+    """Return the metrics of the softmax of logits / T."""
+    metrics = Metrics(logits.shape[1], classwise=False)
+    for rows, targets in zip(logits.split(1024), labels.split(1024), strict=True):
+        metrics.update(apply_temperature(rows.double(), temperature), targets)
+    return metrics.compute()
+
+
+def read_logits(file: Path) -> tuple[Tensor, Tensor]:
+    """Return logits (N, C) and labels (N,), or say what is wrong with the file."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            logits, labels = arrays["logits"], arrays["labels"]
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except KeyError:
+        raise DataError(f"{file}: must hold arrays named logits and labels") from None
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file}: not an npz of numbers ({error})") from None
+    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
+        raise DataError(
+            f"{file}: logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
+        )
+    if logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{file}: logits must be numbers and labels integers, "
+            f"got {logits.dtype} and {labels.dtype}"
+        )
+    if not len(logits):
+        raise DataError(f"{file}: no rows")
+    if not np.isfinite(logits).all():
+        row = int(np.argmin(np.isfinite(logits).all(1)))
+        raise DataError(f"{file}: logits must be finite, row {row} is not")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        row = int(np.argmax((labels < 0) | (labels >= logits.shape[1])))
+        raise DataError(
+            f"{file}: labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
+        )
+    if logits.dtype.kind != "f" or logits.dtype.itemsize not in (2, 4, 8):
+        logits = logits.astype(np.float64)
+    scores = torch.from_numpy(np.ascontiguousarray(logits))
+    try:
+        checks.not_probabilities(scores)
+    except ValueError:
+        raise DataError(f"{file}: logits are probabilities; give their logarithm") from None
+    return scores, torch.from_numpy(labels.astype(np.int64))
+
+
+def print_rows(rows: dict[str, Row]) -> None:
+    """Print a row each: error, ECE, and ECE after temperature with T in brackets, in percent."""
+    table = Table(title="in %, ECE with 15 bins", title_justify="left")
+    table.add_column("", overflow="fold")
+    for heading in ("error", "ECE", "ECE after (T)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, (before, after, fit) in rows.items():
+        bound = f", {fit.at_bound} bound" if fit.at_bound else ""
+        table.add_row(
+            name,
+            f"{100 * (1 - before['accuracy']):.2f}",
+            f"{100 * before['ece']:.2f}",
+            f"{100 * after['ece']:.2f} ({fit.temperature:.4g}{bound})",
+        )
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Train an n-gram language model of Shakespeare with a chosen loss.
+
+python scripts/train_ngram.py loss=mse optimizer.lr=3e-3
+"""
+
+from training.app import main
+
+if __name__ == "__main__":
+    main("ngram")

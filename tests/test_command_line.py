@@ -1,0 +1,229 @@
+"""What a person types: mistakes answered in one line, and whole runs of every option."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, compose
+
+CONFIGS = ROOT / "configs"
+OPTIONS = [
+    f
+    for f in sorted(CONFIGS.glob("**/*.yaml"))
+    if not (CONFIGS / f"{f.parent.name}.yaml").exists() and f.parent != CONFIGS
+]
+LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["los=mse"], r"los: no such setting; did you mean loss\?"),
+        (["loss=mes"], r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)"),
+        (["optimizer.lrr=1"], r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?"),
+        (
+            ["+trainer.epocs=3"],
+            r"trainer\.epocs=3: no such setting; did you mean trainer\.epochs\?",
+        ),
+        (["epochs=3"], r"epochs: no such setting; did you mean trainer\.epochs\?"),
+        (["data=sonets"], r"data=sonets: no such option; did you mean data=sonnets\? .*"),
+        (["experiment=sonet2"], r".*did you mean experiment=sonnet2\?.*"),
+        (["~optimizer.lr"], r"~optimizer\.lr: a setting cannot be removed; set it instead"),
+        (["trainer.epochs=abc"], r"trainer\.epochs=abc: must be a whole number"),
+        (["trainer.epochs=2.5"], r"trainer\.epochs=2\.5: must be a whole number"),
+        (["trainer.shuffle=2"], r"trainer\.shuffle=2: must be true or false"),
+        (["seed=null"], r"seed=null: must be a whole number"),
+        (["optimizer.lr=nan"], r"optimizer\.lr=nan: must be a finite number"),
+        (["data.split=1"], r"data\.split=1: must be a list, as in \[a,b\]"),
+        (["optimizer.lr=${nothing}"], r"optimizer\.lr: Interpolation key 'nothing' not found"),
+        (["loss=3"], r"loss=3: Config group override must be a string or a list.*"),
+    ],
+)
+def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, message):
+    program = (
+        "import sys; from training.app import main\n"
+        "try: main('ngram')\n"
+        "except SystemExit as stop:\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    sys.exit(stop.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+
+    assert re.fullmatch(f"error: {message}\n", done.stderr), done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss.label_smoothing=2"], r"loss\.label_smoothing must be in \[0, 1\), got 2"),
+        (["optimizer.lr=-1"], r"optimizer\.lr must be a number above 0, got -1"),
+        (["optimizer=sgd", "optimizer.momentum=5"], r"optimizer\.momentum must be .*, got 5"),
+        (["scheduler.final=3"], r"scheduler\.final must be a number in \[0, 1\], got 3"),
+        (["model.dropout=1.5"], r"model\.dropout must be in \[0, 1\), got 1\.5"),
+        (["data.context_size=0"], r"data\.context_size must be at least 1, got 0"),
+        (["data.level=word2"], r"data\.level must be word, char or whitespace, got word2"),
+        (["data.split=[.5,.5]"], r"data\.split must be four shares .*"),
+        (["data.protocol=p9"], r"data\.protocol must be null or p1, got p9"),
+        (["trainer.batch_size=0"], r"trainer\.batch_size must be from 1 to 10\*\*9, got 0"),
+        (["seed=-1"], r"seed=-1: must be from 0 to 4294967295"),
+        (["device=tpu"], r"device=tpu: not available here; use auto or .*cpu"),
+        (["threads=0"], r"threads=0: must be null or from 1 to 4096"),
+        (["loss.reduction=none"], r"loss\.reduction=none: must be mean or sum, .*"),
+        (["loss._target_=torch.nn.NLLLoss"], r".*takes log-probabilities .*: use loss=nll"),
+        (["loss._target_=torch.nn.MSELoss"], r".*subclass losses\.ClassificationLoss, .*"),
+        (["loss._target_=os.system"], r"loss\._target_=os\.system: not allowed; .*"),
+        (
+            ["model._target_=torch.nn.functional.torch.hub.load"],
+            r"model\._target_=torch\.nn\.functional\.torch\.hub\.load: not allowed; .*",
+        ),
+        (
+            ["loss._target_=losses.Nothing"],
+            r"loss\._target_=losses\.Nothing: cannot be imported .*",
+        ),
+        (["data=text_file"], r"data\.path is required: data\.path=FILE, a UTF-8 text"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_and_no_run_folder(arguments, message, command_line):
+    code, out, err = command_line(*arguments, "debug=smoke")
+
+    assert re.fullmatch(f"error: {message}\n", err), err
+    assert (code, out) == (2, "")
+    assert not list(Path("outputs").rglob("config.yaml"))
+
+
+def test_bare_log_probabilities_are_refused_with_the_reason(command_line):
+    code, _, err = command_line("loss=nll", "loss._target_=losses.NLLLoss", "debug=smoke")
+
+    assert code == 2
+    assert re.fullmatch(r"error: loss: log_probs must be normalised .*raw logits: use .*\n", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["data=text_file", "data.path=nowhere.txt"],
+            r"data\.path=nowhere\.txt: cannot be read .*",
+        ),
+        (["data=text_file", "data.path=bad.txt"], r"bad\.txt: not UTF-8 \(byte 0\); .*"),
+        (["data=text_file", "data.path=empty.txt"], r"empty\.txt: 0 training tokens .*"),
+        (["data=tiny_shakespeare", "data.path=bad.txt"], r"bad\.txt: not UTF-8 .*"),
+    ],
+)
+def test_unusable_data_is_one_line_and_exit_code_4(arguments, message, command_line, tmp_path):
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty.txt").write_bytes(b"")
+
+    code, _, err = command_line(*arguments)
+
+    assert re.fullmatch(f"error: {message}\n", err), err
+    assert code == 4
+
+
+def test_no_network_and_no_file_say_what_to_do(command_line, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+
+    code, _, err = command_line("data=tiny_shakespeare")
+
+    assert code == 4
+    assert re.fullmatch(r"error: data/tinyshakespeare.txt is missing .*data\.path=FILE.*\n", err)
+
+
+def test_divergence_exits_3_and_keeps_no_bad_weights(command_line):
+    code, _, err = command_line(
+        "debug=smoke", "optimizer=sgd", "optimizer.lr=1e38", "trainer.clip_norm=0"
+    )
+
+    assert code == 3
+    assert re.fullmatch(r"error: stopped before step \d+: .* at learning rate .*; try .*\n", err)
+    assert not list(Path("outputs").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "distillation"])
+def test_smoke_runs_every_stage_under_each_loss(loss, command_line):
+    code, out, err = command_line("debug=smoke", f"loss={loss}")
+
+    assert code == 0, err
+    (folder,) = Path("outputs").iterdir()
+    assert folder.name.startswith(f"ngram-{loss}-seed1-")
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    files = {f.name for f in folder.rglob("*") if f.is_file()}
+    assert {"config.yaml", "metrics.jsonl", "best.pt", "test_reliability.png"} <= files
+    assert re.search(r"epoch 1/1  train loss \d", out)
+    for shown in ("nll", "perplexity", "accuracy", "Brier", "ECE", "Kneser-Ney"):
+        assert shown in out
+    assert f"run folder: outputs/{folder.name}" in out
+    assert re.search(r"tensorboard --logdir outputs$", out, re.MULTILINE)
+
+
+def test_a_sweep_gives_each_job_a_folder_and_goes_on_after_a_failure(command_line):
+    code, _, err = command_line(
+        "-m", "loss=mse,nll", "optimizer.lr=-1,0.01", "seed=1,2", "debug=smoke"
+    )
+
+    assert code == 2
+    assert err.count("optimizer.lr must be a number above 0") == 5  # four jobs, and the end
+    folders = {f.parent.name for f in Path("outputs").rglob("best.pt")}
+    runs = {f.parent.name for f in Path("outputs").rglob("config.yaml")}
+    assert folders == {"checkpoints"}
+    assert runs == {
+        f"{loss}-seed{seed}-debug=smoke-optimizer.lr=0.01"
+        for loss in ("mse", "nll")
+        for seed in (1, 2)
+    }
+
+
+def test_two_runs_of_one_second_get_two_folders(command_line):
+    for _ in range(2):
+        assert command_line("debug=smoke")[0] == 0
+
+    assert len(list(Path("outputs").iterdir())) == 2
+
+
+def test_a_folder_that_holds_a_run_is_not_used_again(command_line):
+    assert command_line("debug=smoke", "hydra.run.dir=mine")[0] == 0
+    before = {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()}
+
+    code, _, err = command_line("debug=smoke", "hydra.run.dir=mine")
+
+    assert code == 2 and "mine: holds another run already" in err
+    assert {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()} == before
+
+
+def test_help_names_every_group_and_option(command_line):
+    code, out, _ = command_line("--help")
+
+    assert code == 0
+    for folder in (CONFIGS, CONFIGS / "ngram"):
+        for file in folder.glob("*/*.yaml"):
+            if file.parent.name not in ("ngram", "vision"):
+                assert re.search(rf"{file.parent.name}: .*\b{file.stem}\b", out), file
+
+
+def test_the_settings_of_a_job_can_be_shown_resolved(command_line):
+    code, out, _ = command_line("--cfg", "job", "--resolve", "loss=mse")
+
+    settings = yaml.safe_load(out)
+    assert code == 0
+    assert settings["loss"]["_target_"] == "losses.SoftmaxMSELoss"
+    assert settings["model"]["context_size"] == settings["data"]["context_size"]
+
+
+@pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f.stem)
+def test_every_option_says_what_it_selects_and_composes(file):
+    lines = file.read_text().splitlines()
+    first = next(line for line in lines if not line.startswith("# @package"))
+    assert re.match(r"# [A-Z].{20,}", first)
+
+    group, option = file.parent.name, file.stem
+    cfg = compose(f"{group}={option}", task="vision" if "vision" in file.parts else "ngram")
+    assert group in cfg or group in ("experiment", "debug")

@@ -1,0 +1,105 @@
+"""The n-gram models, against what they should compute."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from losses import CrossEntropyLoss
+from ngram.corpus import read_sonnets
+from ngram.data import text_splits
+from ngram.models import NGramMLP, NGramTable
+
+COUNTS = torch.tensor([10, 5, 3, 1, 1])
+
+
+def mlp(**options):
+    return NGramMLP(vocab_size=5, context_size=3, class_counts=COUNTS, **options)
+
+
+def test_the_plain_model_is_embedding_linear_relu_linear():
+    torch.manual_seed(0)
+    model = mlp(embedding_dim=4, hidden_dim=7).double()
+    inputs = torch.randint(5, (6, 3))
+
+    logits = model(inputs)
+
+    p = dict(model.named_parameters())
+    x = torch.stack([torch.cat([p["embedding.weight"][i] for i in row]) for row in inputs])
+    hidden = (x @ p["input.weight"].T + p["input.bias"]).clamp(min=0)
+    assert_close(logits, hidden @ p["head.weight"].T + p["head.bias"], rtol=1e-12, atol=1e-12)
+    assert set(p) == {
+        "embedding.weight",
+        *(f"{layer}.{kind}" for layer in ("input", "head") for kind in ("weight", "bias")),
+    }
+
+
+@pytest.mark.parametrize("options", [{}, {"tied": True, "layer_norm": True, "depth": 3}])
+def test_logits_are_the_head_of_the_features(options):
+    model, inputs = mlp(**options).eval(), torch.randint(5, (6, 3))
+
+    assert_close(model(inputs), model.head(model.features(inputs)), rtol=0, atol=0)
+
+
+def test_tied_output_weights_are_the_embedding():
+    model = mlp(tied=True)
+
+    assert model.head.weight is model.embedding.weight
+
+
+def test_the_unigram_bias_predicts_the_counted_frequencies():
+    model = mlp(unigram_bias=True)
+
+    assert_close(model.head.bias.softmax(0), COUNTS / 20, rtol=1e-6, atol=0)
+
+
+def test_noise_replaces_its_share_by_unigram_draws_in_training_only():
+    torch.manual_seed(0)
+    model = mlp(noise=0.3)
+    inputs = torch.full((100_000, 3), 4)
+
+    noised = model._noised(inputs)
+
+    kept = 1 - 0.3 * (1 - COUNTS[4] / 20)
+    assert_close((noised == 4).float().mean(), kept, rtol=0, atol=0.005)
+    drawn = noised[noised != 4].bincount(minlength=4).float()
+    assert_close(drawn / drawn.sum(), COUNTS[:4] / 19, rtol=0, atol=0.01)
+    model.eval()
+    assert_close(model(inputs[:5]), model(inputs[:5]), rtol=0, atol=0)
+
+
+def test_the_table_goes_to_the_counted_conditional_frequencies_under_cross_entropy():
+    settings = {"level": "char", "min_count": 1, "unk": False, "split": (1, 0, 0, 0)}
+    splits = text_splits(lambda: read_sonnets([18]), "18", context_size=2, **settings)
+    split, num_classes = splits.train, splits.num_classes
+    model, loss_fn = NGramTable(num_classes, 2), CrossEntropyLoss(reduction="sum")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for _ in range(1500):
+        optimizer.zero_grad()
+        loss_fn(model(split.inputs), split.targets).backward()
+        optimizer.step()
+
+    contexts, place = split.inputs.unique(dim=0, return_inverse=True)
+    counts = torch.zeros(len(contexts), num_classes)
+    counts.index_put_((place, split.targets), torch.tensor(1.0), accumulate=True)
+    often = counts.sum(1) >= 3  # the rarer a context, the longer the way of its row
+    assert often.sum() > 30
+    frequencies = counts / counts.sum(1, keepdim=True)
+    assert_close(model(contexts).softmax(1)[often], frequencies[often], rtol=0, atol=5e-3)
+
+
+def test_a_table_too_large_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match=r"^context_size=3 needs 1000\*\*4 logits"):
+        NGramTable(vocab_size=1000, context_size=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, r"^dropout must be in \[0, 1\), got 1.0"),
+        ({"hidden_dim": 0}, r"^hidden_dim must be at least 1, got 0"),
+        ({"noise": -0.1}, r"^noise must be in \[0, 1\), got -0.1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        mlp(**options)

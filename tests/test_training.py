@@ -1,0 +1,319 @@
+"""The shared loop: what a step does, what is logged, which weights are kept."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import SMALL, compose
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from losses import CrossEntropyLoss
+from training.data import Split, epoch_order
+from training.errors import DivergedError
+from training.evaluation import evaluate
+from training.loop import Guard, Trainer, TrainerSettings, clip_gradient, train_epoch
+from training.optimizers import adamw, constant, sgd, warmup_cosine
+from training.run_folder import load_run, read_metrics
+
+
+class NoLog:
+    def scalars(self, split, metrics, step):
+        pass
+
+
+class Classifier(nn.Module):
+    """Features and head, the contract of every model."""
+
+    def __init__(self, dim=5, classes=3):
+        super().__init__()
+        self.features = nn.Linear(dim, 8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, inputs):
+        return self.head(self.features(inputs))
+
+
+def trainer_of(model, optimizer, loss_fn=None, **settings):
+    settings = TrainerSettings(**({"epochs": 1, "batch_size": 4} | settings))
+    return Trainer(model, loss_fn or CrossEntropyLoss(), optimizer, constant, settings, 1, NoLog())
+
+
+def examples(n=10):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(n, 5, generator=generator)
+    return Split(inputs, torch.randint(3, (n,), generator=generator))
+
+
+def figures(folder, split=None):
+    """Return {(split, metric, step): value} of a run's log, times left out."""
+    found = {}
+    for line in read_metrics(folder):
+        step, name = line.pop("step"), line.pop("split")
+        if name != "time" and split in (None, name):
+            found |= {(name, metric, step): value for metric, value in line.items()}
+    return found
+
+
+# The loop of the tutorial, written out here on its own: one window at a time, SGD, no batches.
+class TutorialModel(nn.Module):
+    def __init__(self, vocab_size, embedding_dim, context_size):
+        super().__init__()
+        self.embeddings = nn.Embedding(vocab_size, embedding_dim)
+        self.linear1 = nn.Linear(context_size * embedding_dim, 128)
+        self.linear2 = nn.Linear(128, vocab_size)
+
+    def forward(self, inputs):
+        return self.linear2(F.relu(self.linear1(self.embeddings(inputs).view(1, -1))))
+
+
+def tutorial_losses(words, vocabulary, weights, epochs):
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    model = TutorialModel(len(vocabulary), 10, 2)
+    model.load_state_dict(weights)
+    loss_function, optimizer = nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.001)
+    losses = []
+    for _ in range(epochs):
+        total = 0.0
+        for i in range(2, len(words)):
+            context = torch.tensor([ids[words[i - 1]], ids[words[i - 2]]])
+            model.zero_grad()
+            loss = loss_function(model(context), torch.tensor([ids[words[i]]]))
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        losses.append(total)
+    return losses
+
+
+@pytest.mark.parametrize(("experiment", "tolerance"), [("sonnet2", 1e-4), ("sonnet2_fast", None)])
+def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
+    from ngram.corpus import read_sonnets
+    from training.config import instantiate
+    from training.run_folder import with_facts
+
+    cfg = compose(f"experiment={experiment}")
+    splits = instantiate(cfg.data)
+    cfg = with_facts(cfg, splits.num_classes, splits.class_counts)
+    torch.manual_seed(3)
+    model, settings = instantiate(cfg.model), instantiate(cfg.trainer)
+    optimizer = instantiate(cfg.optimizer, call_with=[model.parameters()])
+    names = {"embedding": "embeddings", "input": "linear1", "head": "linear2"}
+    weights = {
+        f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v.clone()
+        for k, v in model.state_dict().items()
+    }
+    trainer = Trainer(
+        model, instantiate(cfg.loss), optimizer, instantiate(cfg.scheduler), settings, 1, NoLog()
+    )
+
+    ours = [train_epoch(trainer, splits.train, epoch) * 113 for epoch in range(1, 21)]
+
+    words = read_sonnets([2]).split()
+    assert len(words) == 115 and len(splits.train) == 113 and splits.num_classes == 97
+    theirs = tutorial_losses(words, splits.class_names, weights, 20)
+    if tolerance:
+        assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=tolerance, atol=0)
+    else:  # full batches take the gradient of all windows at once: the same to first order
+        assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=5e-3, atol=0)
+        assert settings.steps_per_epoch(113) == 1
+
+
+def test_nll_and_cross_entropy_give_the_same_run(train):
+    cross_entropy = figures(train(*SMALL, "loss=cross_entropy", name="ce"))
+    nll = figures(train(*SMALL, "loss=nll", name="nll"))
+
+    assert cross_entropy.keys() == nll.keys()
+    assert {"train", "val", "test"} <= {split for split, _, _ in nll}
+    for key, value in cross_entropy.items():
+        assert nll[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
+
+
+def test_the_same_seed_gives_the_same_run_bit_for_bit(train):
+    runs = [
+        train(*SMALL, f"seed={seed}", name=name) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+
+    weights = [load_run(run).model.state_dict() for run in runs]
+
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not torch.equal(weights[0]["input.weight"], weights[2]["input.weight"])
+
+
+def test_looking_more_often_does_not_change_training(train):
+    often = train(*SMALL, "trainer.epochs=4", "trainer.log_every=1", "trainer.figures=3", name="a")
+    seldom = train(*SMALL, "trainer.epochs=4", "trainer.evaluate_every=4", name="b")
+
+    last = max(step for _, _, step in figures(seldom, "val"))
+    a, b = figures(often, "val"), figures(seldom, "val")
+    assert a["val", "nll", last] == b["val", "nll", last]
+
+
+def test_losses_share_initial_weights_order_and_noise():
+    cfg = [compose(f"loss={loss}") for loss in ("cross_entropy", "mse")]
+    without = [{k: v for k, v in c.items() if k != "loss"} for c in cfg]
+
+    assert without[0] == without[1]
+    assert epoch_order(50, 1, 2).equal(epoch_order(50, 1, 2))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_and_not_of_their_sum():
+    orders = {(s, e): tuple(epoch_order(50, s, e).tolist()) for s in (1, 2) for e in (1, 2)}
+
+    assert len(set(orders.values())) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+
+
+def test_an_epoch_visits_every_example_once_and_its_loss_is_the_mean_over_examples():
+    seen, split = [], examples(10)
+    model = Classifier()
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    trainer = trainer_of(model, sgd(model.parameters(), lr=1e-12))
+
+    loss = train_epoch(trainer, split, 1)
+
+    rows = torch.cat(seen)
+    assert [len(batch) for batch in seen] == [4, 4, 2]
+    assert_close(rows, split.inputs[epoch_order(10, 1, 1)], rtol=0, atol=0)
+    expected = F.cross_entropy(model(split.inputs), split.targets)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)  # not the mean of batch means
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_weights_change(where):
+    model, split = Classifier(), examples()
+    trainer = trainer_of(model, adamw(model.parameters(), lr=0.5), epochs=2)
+    train_epoch(trainer, split, 1)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    if where == "loss":
+        split.inputs[3] = torch.inf
+    else:
+        model.head.bias.register_hook(lambda gradient: gradient * torch.nan)
+    trainer.settings.__dict__["batch_size"] = 10  # one batch: the bad one
+
+    with pytest.raises(
+        DivergedError, match=r"stopped before step 4: .*learning rate 0.5; try"
+    ) as e:
+        train_epoch(trainer, split, 2)
+
+    assert e.value.exit_code == 3
+    if where == "gradient":
+        assert "first bad gradient head.bias" in str(e.value)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_the_masked_guard_skips_the_bad_update_and_all_after_it(kind):
+    torch.manual_seed(0)
+    model = Classifier()
+    optimizer = kind(model.parameters(), lr=0.1, fused=True)
+    trainer = trainer_of(model, optimizer)
+    guard = Guard(trainer, torch.device("cpu"))
+    guard.masked = True  # as on an accelerator
+    guard.first_bad = torch.full((), torch.inf)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(())
+    weights = []
+    for scale in (1.0, math.nan, 1.0):
+        optimizer.zero_grad()
+        loss = model(torch.ones(2, 5)).sum() * scale
+        loss.backward()
+        guard.check(loss.detach(), clip_gradient(list(model.parameters()), 0.0))
+        optimizer.step()
+        trainer.step += 1
+        weights.append(model.head.weight.detach().clone())
+
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
+    with pytest.raises(DivergedError, match="before step 2"):
+        guard.read()
+
+
+def test_gradients_are_clipped_to_the_norm_and_left_alone_at_zero():
+    parameter = nn.Parameter(torch.zeros(4))
+    for bound, expected in ((0.0, 10.0), (1.0, 1.0), (20.0, 10.0)):
+        parameter.grad = torch.full((4,), 5.0)
+        norm = clip_gradient([parameter], bound)
+        assert norm.item() == pytest.approx(10)
+        assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_warmup_cosine_rises_to_one_and_ends_at_its_share():
+    factors = [warmup_cosine(s, 100, warmup_steps=10, final=0.1) for s in range(100)]
+
+    assert factors[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert factors[10] == 1 and max(factors) == 1
+    assert factors[55] == pytest.approx(0.55)  # half way down from 1 to .1
+    assert factors[-1] == pytest.approx(0.1, abs=1e-3)
+    assert all(a >= b for a, b in pairwise(factors[10:]))
+
+
+def test_figures_are_drawn_at_most_five_times_and_at_the_end():
+    for epochs in (1, 3, 5, 7, 20, 101, 1000):
+        settings = TrainerSettings(epochs=epochs, batch_size=1)
+        drawn = [e for e in range(1, epochs + 1) if settings.draws(e)]
+        assert len(drawn) == min(5, epochs) and drawn[-1] == epochs
+
+
+def test_evaluation_does_not_depend_on_how_rows_are_cut(monkeypatch):
+    model, split = Classifier(), examples(50)
+
+    whole = evaluate(model, CrossEntropyLoss(), split, 3).metrics
+    monkeypatch.setattr("training.evaluation.CHUNK_LOGITS", 21)
+    monkeypatch.setattr("training.evaluation.FEATURE_ROWS", 13)
+    cut = evaluate(model, CrossEntropyLoss(), split, 3).metrics
+
+    assert whole.keys() == cut.keys()
+    assert cut == pytest.approx(whole, rel=1e-6, abs=1e-7)
+    logits = model(split.inputs)
+    assert whole["nll"] == pytest.approx(F.cross_entropy(logits, split.targets).item(), rel=1e-5)
+    assert whole["count"] == 50
+
+
+def test_the_kept_weights_are_those_of_the_lowest_val_nll(train):
+    folder = train(*SMALL, "trainer.epochs=12", "optimizer.lr=0.02", "model.noise=0")
+    val = {step: v for (_, name, step), v in figures(folder, "val").items() if name == "nll"}
+    best = min(val, key=val.get)
+
+    run = load_run(folder)
+
+    assert run.step == best < max(val)  # it did get worse again
+    splits = run.splits()
+    again = evaluate(run.model, run.loss_fn, splits.val, splits.num_classes).metrics
+    assert again["nll"] == pytest.approx(val[best], rel=1e-6)
+    tested = {name: v for (_, name, _), v in figures(folder, "test").items()}
+    again = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes).metrics
+    assert again == pytest.approx({k: tested[k] for k in again}, rel=1e-6)
+
+
+def test_perplexity_is_exp_of_the_total_nll(train):
+    logged = figures(train(*SMALL))
+
+    perplexities = [key for key in logged if key[1] == "perplexity"]
+
+    assert len(perplexities) == 3  # two epochs and the test
+    for split, _, step in perplexities:
+        expected = math.exp(logged[split, "nll", step])
+        assert logged[split, "perplexity", step] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll", "label_smoothing", "weighted", "mse"])
+def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
+    from training.config import instantiate
+    from training.run_folder import with_facts
+
+    generator = torch.Generator().manual_seed(0)
+    split = Split(
+        torch.randn(32, 5, generator=generator), torch.randint(3, (32,), generator=generator)
+    )
+    cfg = with_facts(compose(f"loss={loss}"), 3, split.targets.bincount(minlength=3))
+    torch.manual_seed(0)
+    model = Classifier()
+    model.features = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 8))
+    trainer = trainer_of(
+        model, adamw(model.parameters(), lr=0.01), instantiate(cfg.loss), epochs=300, batch_size=8
+    )
+    for epoch in range(1, 301):
+        train_epoch(trainer, split, epoch)
+
+    assert evaluate(model, trainer.loss_fn, split, 3).metrics["accuracy"] == 1

@@ -1,0 +1,146 @@
+"""The command line of both tasks: compose the settings, check them, run; a mistake is one line."""
+
+import os
+import re
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from training.config import check_settings, explain, leaves
+from training.errors import ConfigError, UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def main(task: str) -> None:
+    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code."""
+    use_task_options(task)
+    OmegaConf.register_new_resolver("unique", unique_stamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    _failures.clear()
+    _started.clear()
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(task))
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
+    application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
+    try:
+        application()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if _started:  # a job's own: a bug, and shown as one
+            raise
+        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+        _failures.append(explain(error, _known_names(task), overrides))
+    for failure in _failures[-1:]:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)
+
+
+# Hydra would add lines of its own to an exception, and tell of a sweep's first only at its end.
+_failures: list[UserError] = []
+_started: list[str] = []
+
+
+def help_text(task: str) -> str:
+    """Return what can be chosen and set, each option with the first line of its file."""
+    lines = [f"usage: python scripts/train_{task}.py [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
+    folders = [f for base in (CONFIGS, CONFIGS / task) for f in sorted(base.iterdir())]
+    for folder in folders:
+        if not folder.is_dir() or (CONFIGS / f"{folder.name}.yaml").exists():
+            continue
+        files = sorted(folder.glob("*.yaml"))
+        lines += [f"{folder.name}: {', '.join(file.stem for file in files)}"]
+        for file in files:
+            comments = [line for line in file.read_text().split("\n") if "@package" not in line]
+            lines += [f"    {file.stem:<18}{comments[0].removeprefix('# ')}"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "--cfg job --resolve    show every setting of a choice; set any with SETTING=VALUE",
+            "-m GROUP=A,B seed=1,2  run every combination; 'GROUP=glob(*)' is every option",
+            "debug=smoke            every stage of the script on a sliver of the data",
+            "--hydra-help           what Hydra itself can do, tab completion among it",
+        ]
+    )
+
+
+def use_task_options(task: str) -> None:
+    """Make the options in `configs/<task>/` selectable, beside those that both tasks share."""
+
+    class TaskOptions(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("task", f"file://{CONFIGS / task}")
+
+    Plugins.instance().register(TaskOptions)
+
+
+def unique_stamp() -> str:
+    """Return the time and four random letters: two runs started in one second get two folders."""
+    letters = "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(4))
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
+
+
+def slug(*parts: str) -> str:
+    """Return a folder name made of the parts: letters, digits, dots, dashes and `=`."""
+    name = "-".join(part for part in parts if part)
+    return re.sub(r"[^\w.=-]+", "-", name).strip(".-")[:120]
+
+
+def _job(cfg: DictConfig) -> float:
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    _started.append(folder.name)
+    try:
+        check_settings(cfg, _defaults())
+        from training.run import run  # torch: only once the settings are known to compose
+
+        return run(cfg, folder)
+    except UserError as error:
+        _failures.append(error)
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            print(f"{folder.name} failed: {error}", file=sys.stderr)
+        return float("inf")
+
+
+def _defaults() -> DictConfig:
+    """Return the chosen options as their files have them: no value overridden, no key added."""
+    hydra_cfg = HydraConfig.get()
+    groups = []
+    for override in _as_written(hydra_cfg.overrides.task):
+        key = override.split("=", 1)[0]
+        if key.startswith("~"):
+            raise ConfigError(f"{override}: a setting cannot be removed; set it instead")
+        if key.lstrip("+") in hydra_cfg.runtime.choices:
+            groups.append(override)
+    search = [o for o in _as_written(hydra_cfg.overrides.hydra) if o.startswith("hydra.searchpath")]
+    loader = GlobalHydra.instance().config_loader()
+    cfg = loader.load_configuration(hydra_cfg.job.config_name, [*groups, *search], RunMode.RUN)
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def _as_written(overrides: Any) -> list[str]:
+    return [str(override) for override in OmegaConf.to_container(overrides, resolve=False) or ()]
+
+
+def _known_names(task: str) -> list[str]:
+    """Return every group and setting of the task as a plain start composes it."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose(task, return_hydra_config=True)
+        groups = [g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/")]
+        return groups + [key for key, _ in leaves(cfg) if not key.startswith("hydra.")]

@@ -1,0 +1,75 @@
+"""The data contract: what a task hands to the shared loop."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples as tensors on one device; a batch is an index into them.
+
+    inputs (N, ...) and targets (N, ...) share their first axis. An empty split (N = 0) is a split
+    that the data does not have.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the same examples on `device`."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def first(self, n: int) -> "Split":
+        """Return the first `n` examples."""
+        return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's data, and the facts that only the data knows.
+
+    `calibration` is for fitting temperatures and nothing else. `class_counts` (C,) int64 counts the
+    targets of the training split. `protocol` says in one line what the figures were measured on and
+    is shown beside them.
+    """
+
+    train: Split
+    val: Split
+    calibration: Split
+    test: Split
+    class_counts: Tensor
+    class_names: tuple[str, ...] = field(repr=False)
+    protocol: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes C: logits are (N, C)."""
+        return len(self.class_names)
+
+    def to(self, device: torch.device) -> "Splits":
+        """Return the same data on `device`; the facts stay where they are."""
+        names = ("train", "val", "calibration", "test")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order (N,) in which `epoch` visits the examples: a function of (seed, epoch) only.
+
+    Seed and epoch are hashed together, since seed + epoch would give run 1's second epoch the order
+    of run 2's first.
+    """
+    generator = torch.Generator().manual_seed(stream_seed(seed, "order", epoch))
+    return torch.randperm(num_examples, generator=generator)
+
+
+def stream_seed(seed: int, *names: str | int) -> int:
+    """Return the seed of a named random stream, so that streams of one run never share numbers."""
+    import hashlib
+
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

@@ -1,0 +1,31 @@
+"""A user's mistakes: each is one line, and each kind has its exit code."""
+
+
+class UserError(Exception):
+    """A mistake that the person at the keyboard can mend; printed as one line, no traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """A setting with a wrong name or value."""
+
+    exit_code = 2
+
+
+class DivergedError(UserError):
+    """A loss or gradient that is not finite."""
+
+    exit_code = 3
+
+
+class DataError(UserError):
+    """Data that is missing or cannot be used."""
+
+    exit_code = 4
+
+
+class CheckpointError(UserError):
+    """A run folder or checkpoint that cannot be read or written."""
+
+    exit_code = 5

@@ -1,0 +1,96 @@
+"""One yardstick for every loss: metrics of the probabilities that it believes in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from losses import ClassificationLoss
+from training.calibration import Calibration
+from training.calibration_error import Bins
+from training.data import Split
+from training.metrics import Metrics
+
+FEATURE_ROWS = 1024
+CHUNK_LOGITS = 2**19  # about 2 MB in float32: what is done to a chunk's logits stays in cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A split's metrics by name, and the sums per bin of confidence for its diagram."""
+
+    metrics: dict[str, float]
+    bins: Bins
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    split: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+) -> Evaluation:
+    """Measure the model on a split, by the probabilities of the loss's link.
+
+    Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
+    reported one.
+    """
+    device = split.targets.device
+    metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
+    links: dict[str, Callable[[Tensor], Tensor]] = {}
+    if loss_fn.link_differs:
+        links = {"ece_softmax": lambda x: F.log_softmax(x, 1), "ece_own": loss_fn.own_log_probs}
+    others = {name: Calibration(device=device) for name in links}
+    first = True
+    for logits, inputs, targets in logits_of(model, split, num_classes, max_rows):
+        if first:
+            loss_fn.check(logits, targets)
+            first = False
+        log_probs = loss_fn.log_probs(logits)
+        loss_sums = loss_fn.sums(logits, targets, inputs)
+        metrics.update(log_probs, targets, loss_sums=loss_sums)
+        for name, link in links.items():
+            confidence, top = link(logits).max(1)
+            others[name].update(confidence.double().exp(), top == targets)
+    figures = metrics.compute()
+    figures |= {name: tracker.compute()["ece"] for name, tracker in others.items()}
+    return Evaluation(figures, metrics.bins())
+
+
+def logits_of(
+    model: nn.Module, split: Split, num_classes: int, max_rows: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (logits, inputs, targets) of a few rows at a time, never those of a whole split.
+
+    The model's `features` are computed in larger batches than its `head`, whose rows may be wide.
+    """
+    model.eval()
+    rows = max(1, CHUNK_LOGITS // num_classes)
+    total = min(len(split), max_rows or len(split))
+    for start in range(0, total, FEATURE_ROWS):
+        batch = slice(start, min(total, start + FEATURE_ROWS))
+        inputs, targets = split.inputs[batch], split.targets[batch]
+        features = model.features(inputs)  # type: ignore[operator]
+        for chunk in zip(
+            features.split(rows), inputs.split(rows), targets.split(rows), strict=True
+        ):
+            yield model.head(chunk[0]), chunk[1], chunk[2]  # type: ignore[operator]
+
+
+def measure(
+    log_probs_of: Callable[[Tensor], Tensor],
+    split: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+) -> dict[str, float]:
+    """Return the metrics of anything that gives log-probabilities (N, C) for inputs (N, ...)."""
+    metrics = Metrics(num_classes)
+    rows = max(1, CHUNK_LOGITS // num_classes)
+    total = min(len(split), max_rows or len(split))
+    for start in range(0, total, rows):
+        batch = slice(start, min(total, start + rows))
+        metrics.update(log_probs_of(split.inputs[batch].cpu()), split.targets[batch].cpu())
+    return metrics.compute()

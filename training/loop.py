@@ -1,0 +1,233 @@
+"""The training loop: the same for every task, model and loss."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from losses import ClassificationLoss
+from training.data import Split, epoch_order
+from training.errors import DivergedError
+from training.log import RunLog
+
+Schedule = Callable[[int, int], float]
+OnStep = Callable[[int, float, float], None]
+TINY = torch.finfo(torch.float32).tiny  # where every target is ignored: 0 / TINY, not 0 / 0
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How to train: what `configs/trainer/` lists.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: examples a step.
+        shuffle: visit the examples in an order drawn from (seed, epoch), else as they come.
+        clip_norm: bound on the norm of the whole gradient; 0 leaves it alone.
+        evaluate_every: epochs from one evaluation to the next; the last epoch always has one.
+        log_every: steps from one logged training loss to the next.
+        figures: how many evaluations draw, beside the last.
+        max_batches: cut epochs and evaluations short, for trying things out.
+    """
+
+    epochs: int
+    batch_size: int
+    shuffle: bool = True
+    clip_norm: float = 0.0
+    evaluate_every: int = 1
+    log_every: int = 50
+    figures: int = 5
+    max_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every", "log_every", "max_batches"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 10**9:
+                raise ValueError(f"{name} must be from 1 to 10**9, got {value}")
+        if not 0 <= self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm must be at least 0 (0: no clipping), got {self.clip_norm}")
+        if not 0 <= self.figures <= 100:
+            raise ValueError(f"figures must be from 0 to 100, got {self.figures}")
+
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Return the number of optimizer steps in an epoch."""
+        batches = math.ceil(num_examples / self.batch_size)
+        return min(batches, self.max_batches or batches)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Say whether there is an evaluation after `epoch` (from 1)."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+
+    def draws(self, epoch: int) -> bool:
+        """Say whether the evaluation after `epoch` is one of the few that draw."""
+        evaluations = math.ceil(self.epochs / self.evaluate_every)
+        spacing = evaluations / self.figures if self.figures else math.inf
+        number = math.ceil(epoch / self.evaluate_every)  # from 1
+        return epoch == self.epochs or int(number / spacing) > int((number - 1) / spacing)
+
+
+@dataclass
+class Trainer:
+    """What training changes, and what a step of it needs.
+
+    `on_step(step, loss, examples a second)` is told every `log_every` steps.
+    """
+
+    model: nn.Module
+    loss_fn: ClassificationLoss
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    settings: TrainerSettings
+    seed: int
+    log: RunLog
+    step: int = 0
+    on_step: OnStep = field(default=lambda *_: None)
+
+    def __post_init__(self) -> None:
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.window = RunningLoss()  # since something was last logged; epochs may be shorter
+
+    def log_window(self) -> None:
+        """Log the mean loss since the last time, if there was a step; begin a new mean."""
+        window, self.window = self.window, RunningLoss()
+        if not window.examples:
+            return
+        loss, rate = window.mean(), window.rate()
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.log.scalars("train", {"loss": loss, "lr": lr}, self.step)
+        self.log.scalars("time", {"examples_per_s": rate}, self.step)
+        self.on_step(self.step, loss, rate)
+
+
+def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
+    """Make one pass over the split; return its mean loss, sum of losses / sum of normalisers."""
+    model, loss_fn, optimizer = trainer.model, trainer.loss_fn, trainer.optimizer
+    settings = trainer.settings
+    num_steps = settings.epochs * settings.steps_per_epoch(len(split))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    guard = Guard(trainer, split.targets.device)
+    sums = loss_fn.reduction == "sum"
+    whole = RunningLoss()
+    model.train()
+    for batch in _batches(split, epoch, trainer):
+        factor = trainer.schedule(trainer.step, num_steps)
+        for group, lr in zip(optimizer.param_groups, trainer.base_lrs, strict=True):
+            group["lr"] = lr * factor
+
+        inputs, targets = split.inputs[batch], split.targets[batch]
+        total, normaliser = loss_fn.sums(model(inputs), targets, inputs)
+        loss = total if sums else total / normaliser.clamp(min=TINY)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradient(parameters, settings.clip_norm)
+        guard.check(loss, norm)
+        optimizer.step()
+        trainer.step += 1
+
+        counted = guard.value(total), guard.value(normaliser), len(targets)
+        whole.add(*counted)
+        trainer.window.add(*counted)
+        if trainer.step % settings.log_every == 0:
+            guard.read()
+            trainer.log_window()
+    guard.read()
+    return whole.mean()
+
+
+def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[Tensor]:
+    """Yield the indices of each batch, on the split's device."""
+    n, settings = len(split), trainer.settings
+    order = epoch_order(n, trainer.seed, epoch) if settings.shuffle else torch.arange(n)
+    limit = settings.steps_per_epoch(n) * settings.batch_size
+    yield from order[:limit].to(split.targets.device).split(settings.batch_size)
+
+
+def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
+    """Scale the gradients down to a norm of `clip_norm` (0: never); return the norm before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = get_total_norm(gradients)
+    if clip_norm > 0:
+        clip_grads_with_norm_(parameters, clip_norm, norm)
+    return norm
+
+
+class RunningLoss:
+    """A mean loss since some step: sums of totals and normalisers, and the examples' rate."""
+
+    def __init__(self) -> None:
+        self.total: float | Tensor = 0.0
+        self.normaliser: float | Tensor = 0.0
+        self.examples = 0
+        self.start = time.perf_counter()
+
+    def add(self, total: float | Tensor, normaliser: float | Tensor, examples: int) -> None:
+        """Add a batch."""
+        self.total = self.total + total
+        self.normaliser = self.normaliser + normaliser
+        self.examples += examples
+
+    def mean(self) -> float:
+        """Return the mean; 0 where every target was ignored."""
+        normaliser = float(self.normaliser)
+        return float(self.total) / normaliser if normaliser else 0.0
+
+    def rate(self) -> float:
+        """Return examples a second."""
+        return self.examples / (time.perf_counter() - self.start)
+
+
+class Guard:
+    """Stop before a loss or gradient that is not finite reaches the weights.
+
+    On a CPU each step is read as it comes. Elsewhere reading would stall the queue: a flag on the
+    device makes the fused optimizers skip the update (and every one after), and is read when
+    something is logged. An optimizer that has no such flag is read at each step.
+    """
+
+    def __init__(self, trainer: Trainer, device: torch.device) -> None:
+        self.trainer = trainer
+        fused = getattr(trainer.optimizer, "_step_supports_amp_scaling", False)
+        self.masked = device.type != "cpu" and fused
+        if self.masked:
+            self.first_bad = torch.full((), torch.inf, device=device)  # step
+            trainer.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
+            trainer.optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+    def check(self, loss: Tensor, norm: Tensor) -> None:
+        """Refuse the step, or mask it, if the loss or the gradient's norm is not finite."""
+        if not self.masked:
+            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+                self._stop(self.trainer.step, loss.item())
+            return
+        step = torch.where((loss + norm).isfinite(), torch.inf, float(self.trainer.step))
+        self.first_bad = torch.minimum(self.first_bad, step)
+        self.trainer.optimizer.found_inf = self.first_bad.isfinite().float()  # type: ignore[attr-defined]
+
+    def value(self, x: Tensor) -> float | Tensor:
+        """Return `x` to be added up: a number, or a float64 tensor where reading would stall."""
+        return x.detach().double() if self.masked else x.item()
+
+    def read(self) -> None:
+        """Stop if a step was masked since the last reading."""
+        if self.masked and self.first_bad.isfinite():
+            self._stop(int(self.first_bad), None)
+
+    def _stop(self, step: int, loss: float | None) -> None:
+        trainer = self.trainer
+        bad = [
+            name
+            for name, p in trainer.model.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        what = f"loss {loss:g}" if loss is not None else "a loss or gradient that is not finite"
+        first = f", first bad gradient {bad[0]}" if bad else ""
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        raise DivergedError(
+            f"stopped before step {step + 1}: {what}{first} at learning rate {lr:g};"
+            f" try optimizer.lr={trainer.base_lrs[0] / 10:g}, trainer.clip_norm=1"
+            " or more scheduler.warmup_steps"
+        )

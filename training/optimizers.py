@@ -1,0 +1,84 @@
+"""torch's optimizers with their ranges checked, and the learning-rate schedules."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def sgd(
+    parameters: Iterable[Tensor],
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Return torch's SGD; torch itself takes a NaN learning rate and a momentum of 5."""
+    _check("lr", lr, lr > 0, "above 0")
+    _check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
+    _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+    if nesterov and momentum == 0:
+        raise ValueError("nesterov=true needs a momentum above 0, got momentum=0")
+    parameters = list(parameters)
+    return torch.optim.SGD(
+        parameters,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        fused=_on_accelerator(parameters) or None,
+    )
+
+
+def adamw(
+    parameters: Iterable[Tensor],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> torch.optim.Optimizer:
+    """Return torch's AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    _check("lr", lr, lr > 0, "above 0")
+    _check("eps", eps, eps > 0, "above 0")
+    _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
+    parameters = list(parameters)
+    return torch.optim.AdamW(
+        parameters,
+        lr=lr,
+        betas=(betas[0], betas[1]),
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=_on_accelerator(parameters) or None,
+    )
+
+
+def warmup_cosine(step: int, num_steps: int, warmup_steps: int = 0, final: float = 0.0) -> float:
+    """Return the factor on the learning rate at `step` (from 0): linear warm-up, half a cosine.
+
+    It ends at `final` times the learning rate. Loshchilov and Hutter 2017, arXiv 1608.03983.
+    """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    _check("final", final, 0 <= final <= 1, "in [0, 1]")
+    warmup_steps = min(warmup_steps, num_steps // 2)  # a run shorter than its warm-up still ends
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def constant(step: int, num_steps: int) -> float:
+    """Return 1: the learning rate as it is."""
+    return 1.0
+
+
+def _check(name: str, value: float, good: bool, allowed: str) -> None:
+    if not (good and math.isfinite(value)):
+        raise ValueError(f"{name} must be a number {allowed}, got {value}")
+
+
+def _on_accelerator(parameters: list[Tensor]) -> bool:
+    return parameters[0].device.type in ("cuda", "mps")

@@ -1,0 +1,65 @@
+"""Temperature for a trained model: fitted on one split, measured on another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from losses import ClassificationLoss
+from training.data import Split
+from training.evaluation import Evaluation, logits_of
+from training.metrics import Metrics
+from training.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
+
+MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed again in each pass
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """A temperature, and the test split measured with it."""
+
+    fit: TemperatureFit
+    test: Evaluation
+
+    def scalars(self) -> dict[str, float]:
+        """Return T and the test metrics, named `*_temperature`, to stand beside those without."""
+        metrics = {f"{name}_temperature": value for name, value in self.test.metrics.items()}
+        del metrics["count_temperature"]
+        return {"temperature": self.fit.temperature} | metrics
+
+
+@torch.no_grad()
+def log_probs_of(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    split: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (log_probs, targets) of a few rows at a time, by the link that the loss reports."""
+    for logits, _, targets in logits_of(model, split, num_classes, max_rows):
+        yield loss_fn.log_probs(logits), targets
+
+
+def recalibrate(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    calibration: Split,
+    test: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+) -> Recalibration:
+    """Fit T on `calibration` and measure `test` with it."""
+
+    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+        return log_probs_of(model, loss_fn, calibration, num_classes, max_rows)
+
+    kept = list(chunks()) if len(calibration) * num_classes <= MAX_KEPT else None
+    fit = fit_temperature_in_chunks(
+        lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
+    )
+    metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
+    for log_probs, targets in log_probs_of(model, loss_fn, test, num_classes, max_rows):
+        metrics.update(apply_temperature(log_probs, fit.temperature), targets)
+    return Recalibration(fit, Evaluation(metrics.compute(), metrics.bins()))

@@ -1,0 +1,135 @@
+"""Reliability diagrams: accuracy against confidence, and how much of the gap chance explains."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training.calibration_error import Bins, FloatArray
+from training.resampling import null_correct
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, BLUE, RED, GREY = "#202020", "#1f5fa8", "#e4572e", "#b8bec6"
+
+
+@dataclass(frozen=True)
+class ReliabilityData:
+    """What one diagram shows: (B,) arrays, NaN in empty bins, and ECE beside what chance does."""
+
+    share: FloatArray  # of the predictions
+    confidence: FloatArray  # mean
+    accuracy: FloatArray
+    low: FloatArray  # a calibrated model's accuracy lies between low and high 95 times in 100
+    high: FloatArray
+    ece: float
+    ece_low: float
+    ece_high: float
+    ece_null: float
+    label: str = ""
+
+
+def reliability_data(
+    bins: Bins, metrics: dict[str, float], *, label: str = "", seed: int = 0
+) -> ReliabilityData:
+    """Return the data of a diagram from an evaluation's `bins()` and `compute()`."""
+    count = np.where(bins.count > 0, bins.count, np.nan)
+    correct = null_correct(bins, len(count), seed)
+    low, high = np.quantile(correct, [0.025, 0.975], axis=1) / count
+    return ReliabilityData(
+        share=bins.count / bins.count.sum(),
+        confidence=bins.confidence / count,
+        accuracy=bins.correct / count,
+        low=low,
+        high=high,
+        label=label,
+        **{name: metrics[name] for name in ("ece", "ece_low", "ece_high", "ece_null")},
+    )
+
+
+def draw_reliability(*panels: ReliabilityData) -> "Figure":
+    """Draw diagrams side by side, such as before and after temperature.
+
+    Letters are large for the figure's size, so that they can be read at 400 pixels' width.
+    """
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(2.5 * len(panels) + 0.6, 4.2), dpi=160, layout="constrained")
+        axes = figure.subplots(
+            2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1]
+        )
+        for column, data in enumerate(panels):
+            _draw_accuracy(axes[0, column], data)
+            _draw_share(axes[1, column], data)
+        axes[0, 0].set_ylabel("accuracy")
+        axes[1, 0].set_ylabel("share")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.2,
+            fontsize=9.5,
+        )
+    return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    """Set every colour, whatever the user's style: as readable on a dark page as on a light one."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "font.size": 11,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.facecolor": "white",
+            "figure.facecolor": "white",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
+
+
+def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
+    width = 1 / len(data.share)
+    left = np.arange(len(data.share)) * width
+    axes.bar(
+        left,
+        data.high - data.low,
+        width,
+        data.low,
+        align="edge",
+        color=GREY,
+        label="calibrated, 95 %",
+    )
+    chance = (data.low <= data.accuracy) & (data.accuracy <= data.high)
+    for some, alpha in ((chance, 0.2), (~chance, 0.55)):  # what chance explains is faint
+        gap = np.where(some, data.accuracy - data.confidence, np.nan)
+        axes.bar(left, gap, width, data.confidence, align="edge", color=RED, alpha=alpha)
+    axes.bar(0, 0, color=RED, alpha=0.55, label="gap")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.hlines(
+        data.accuracy, left, left + width, BLUE, linewidth=2.5, clip_on=False, label="accuracy"
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    axes.set_xticklabels(["0", "0.5", "1"])
+    ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
+    heading = f"{data.label}\n" if data.label else ""
+    axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=11)
+
+
+def _draw_share(axes: "Axes", data: ReliabilityData) -> None:
+    width = 1 / len(data.share)
+    axes.bar(np.arange(len(data.share)) * width, data.share, width, align="edge", color=BLUE)
+    axes.set_xlabel("confidence")

@@ -1,0 +1,63 @@
+"""What a task shows beside the shared metrics: the contract, and the tables on the terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from losses import ClassificationLoss
+from training.data import Splits
+from training.log import RunLog
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment at which a run reports: every figure time, and the end (`final`)."""
+
+    model: nn.Module
+    loss_fn: ClassificationLoss
+    splits: Splits
+    log: RunLog
+    step: int
+    seed: int
+    final: bool
+    max_rows: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report adds to the end of a run: rows of metrics for the table, and text below it."""
+
+    rows: dict[str, dict[str, float]] = field(default_factory=dict)
+    text: str = ""
+
+
+Reporter = Callable[[Moment], Report]
+
+COLUMNS = {
+    "nll": ("nll", "{:.4f}"),
+    "perplexity": ("perplexity", "{:.2f}"),
+    "accuracy": ("accuracy", "{:.2%}"),
+    "error": ("error", "{:.2%}"),
+    "brier": ("Brier", "{:.4f}"),
+    "ece": ("ECE", "{:.4f}"),
+    "ece_softmax": ("ECE softmax", "{:.4f}"),
+    "ece_own": ("ECE own link", "{:.4f}"),
+    "temperature": ("T", "{:.3f}"),
+}
+
+
+def print_table(
+    console: Console, title: str, rows: dict[str, dict[str, float]], columns: list[str]
+) -> None:
+    """Print rows of metrics; a column that no row has is left out."""
+    shown = [name for name in columns if any(name in row for row in rows.values())]
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in shown:
+        table.add_column(COLUMNS[name][0], justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown))
+    console.print(table)

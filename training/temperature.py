@@ -1,0 +1,150 @@
+"""Temperature scaling (Guo 2017, arXiv:1706.04599): one number, fitted on the calibration split.
+
+Log-probabilities (or logits, which differ by a constant per row) are divided by T and renormalised.
+The order of the classes stays, hence accuracy does; T > 1 makes a model less confident.
+
+n rows, C classes.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from training.rows import as_rows, cached_rows
+
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+WIDTH = 1e4  # T is sought between scale / WIDTH and scale * WIDTH
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """A fitted temperature, and the calibration split's nll with T = 1 and with it.
+
+    `at_bound` is "lower" where every target is already the most probable class, so that nll falls
+    for ever as T goes to 0; "upper" where the scores tell nothing, or the opposite of the truth, so
+    that it falls as T goes to infinity. T then is the bound: a warning, not a model.
+    """
+
+    temperature: float
+    at_bound: Literal["lower", "upper"] | None
+    nll_before: float
+    nll_after: float
+
+
+def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
+    """Return the log-probabilities (N, C, ...) divided by T and renormalised."""
+    return (log_probs / temperature).log_softmax(1)
+
+
+def fit_temperature(
+    log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100
+) -> TemperatureFit:
+    """Fit T to log-probabilities or logits (N, C, ...) and classes (N, ...)."""
+    return fit_temperature_in_chunks(lambda: [(log_probs, targets)], ignore_index=ignore_index)
+
+
+def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> TemperatureFit:
+    """Fit T by minimising nll, which is convex in beta = 1/T, with Newton steps inside a bracket.
+
+    With d_k = z_k - z_y, nll = mean log sum_k exp(beta d_k), its slope is mean E_p[d] and its
+    curvature mean Var_p[d], in float64. The bounds of T are relative to the spread of the scores,
+    so that scores multiplied by c have T multiplied by c.
+
+    Args:
+        chunks: called for each of about ten passes, gives the split as (log_probs, targets) pieces.
+        ignore_index: rows with this target are left out.
+    """
+
+    def evaluate(beta: float) -> Sums:
+        return _evaluate(chunks, beta, ignore_index)
+
+    level = evaluate(0.0)
+    start = evaluate(1.0)
+    scale = math.sqrt(level.curvature)  # the scores' standard deviation within a row
+    if scale == 0:  # every class is as probable as every other, at any T
+        return TemperatureFit(1.0, None, start.nll, start.nll)
+    low, high = min(1.0, 1 / (WIDTH * scale)), max(1.0, WIDTH / scale)
+    if level.wrong == 0:
+        beta, nll = high, evaluate(high).nll
+    elif level.slope >= 0:
+        beta, nll = low, evaluate(low).nll
+    else:
+        beta, nll = _newton(evaluate, start, low, high)
+    bounds: dict[float, Literal["lower", "upper"]] = {high: "lower", low: "upper"}
+    at_bound = bounds.get(beta)
+    if nll > start.nll:  # by rounding
+        beta, nll = 1.0, start.nll
+    return TemperatureFit(1 / beta, at_bound, start.nll, nll)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """nll, its slope and its curvature at some beta, and the share of targets not at the top."""
+
+    nll: float
+    slope: float
+    curvature: float
+    wrong: float
+
+
+def _newton(
+    evaluate: Callable[[float], Sums], start: Sums, low: float, high: float
+) -> tuple[float, float]:
+    """Return the beta in [low, high] of slope 0, or the end beyond which that lies, and its nll."""
+    beta, now, ends = 1.0, start, (low, high)
+    for _ in range(100):
+        low, high = (beta, high) if now.slope < 0 else (low, beta)
+        step = -now.slope / max(now.curvature, 1e-300)
+        if abs(step) <= 1e-9 * beta:  # Newton squares the error: the next would be of 1e-18
+            return beta + step, now.nll
+        guess = min(max(beta + step, ends[0]), ends[1])
+        if not low < guess < high and guess not in ends:
+            guess = math.sqrt(low * high)
+        if guess == beta:
+            break
+        beta, now = guess, evaluate(guess)
+    return beta, now.nll
+
+
+@torch.no_grad()
+def _evaluate(chunks: Chunks, beta: float, ignore_index: int) -> Sums:
+    """Go through the split once."""
+    total = torch.zeros(4, dtype=torch.float64)
+    num_rows = 0
+    for log_probs, targets in chunks():
+        scores, classes = as_rows(log_probs, targets, log_probs.shape[1])
+        kept = classes != ignore_index
+        if not kept.all():
+            scores, classes = scores[kept], classes[kept]
+        if ((classes < 0) | (classes >= scores.shape[1])).any():
+            raise ValueError(f"targets must be in [0, {scores.shape[1]})")
+        num_rows += len(classes)
+        size = max(1, cached_rows(scores.shape[1], scores.device) // 4)
+        for start in range(0, len(classes), size):
+            rows = slice(start, start + size)
+            total += _sums(scores[rows].double(), classes[rows], beta).cpu()
+    if not num_rows:
+        raise ValueError("no rows to fit a temperature to")
+    if not total.isfinite().all():
+        raise ValueError(
+            "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
+        )
+    return Sums(*(total / num_rows).tolist())
+
+
+def _sums(scores: Tensor, classes: Tensor, beta: float) -> Tensor:
+    """Return (4,), the fields of `Sums` summed over rows (n, C)."""
+    margins = scores - scores.gather(1, classes[:, None])
+    logits = beta * margins if beta else margins.masked_fill(margins > -math.inf, 0)
+    probs = logits.softmax(1)
+    top = margins.amax(1)
+    nll = beta * top - probs.amax(1).log()  # no exponential but those of the softmax
+    margins.clamp_(min=-1e150)  # impossible classes: 0 times it, and 0 times its square, are 0
+    mean = torch.linalg.vecdot(probs, margins)
+    variance = torch.linalg.vecdot(probs, (margins - mean[:, None]).square_())
+    return torch.stack([nll, mean, variance, (top > 0).double()]).sum(1)
