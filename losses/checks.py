@@ -37,10 +37,12 @@ def index(name: str, value: int) -> int:
     return value
 
 
-def class_weight(name: str, weight: Tensor | Sequence[float]) -> Tensor:
-    """Return one finite weight >= 0 a class as a floating-point tensor (C,)."""
+def class_weight(
+    name: str, weight: Tensor | Sequence[float], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return one finite weight >= 0 a class as a tensor (C,), of `dtype` unless it is one."""
     try:
-        values = weight if isinstance(weight, Tensor) else torch.tensor(list(weight))
+        values = weight if isinstance(weight, Tensor) else torch.tensor(list(weight), dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be one number a class, got {weight!r}") from None
     if values.ndim != 1 or values.numel() < 2 or values.is_complex():
@@ -48,7 +50,7 @@ def class_weight(name: str, weight: Tensor | Sequence[float]) -> Tensor:
             f"{name} must be one number a class, shape (C,) with C >= 2, got shape "
             f"{tuple(values.shape)}"
         )
-    values = values if values.is_floating_point() else values.to(torch.get_default_dtype())
+    values = values if values.is_floating_point() else values.to(dtype)
     bad = ~(values.isfinite() & (values >= 0))
     if bad.any():
         k = int(bad.nonzero()[0])

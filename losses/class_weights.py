@@ -36,7 +36,7 @@ def class_weights(
     """
     beta = checks.number("beta", beta, "[0, 1)")
     if not isinstance(scheme, str):
-        return checks.class_weight("scheme", scheme).double()
+        return checks.class_weight("scheme", scheme, torch.float64)
     checks.choice("scheme", scheme, ("balanced", "effective_number"))
     counts = torch.as_tensor(class_counts).to(torch.float64)
     if counts.ndim != 1 or bool((counts < 0).any()):

@@ -93,8 +93,9 @@ class CrossEntropyLoss(ClassificationLoss):
         else:
             at_target = at_target * weight[targets]
             total = at_target + everywhere * weight.sum()
-            mean_below = weight.sum() * highest - torch.tensordot(z, weight, ([1], [0]))
-            losses = total * log_sum + at_target * below + everywhere * mean_below
+            with torch.autocast(z.device.type, enabled=False):  # it would round the product to half
+                sum_below = weight.sum() * highest - torch.tensordot(z, weight, ([1], [0]))
+            losses = total * log_sum + at_target * below + everywhere * sum_below
             per_class = weight.view(-1, *[1] * (z.ndim - 2))
             probs.mul_(total.unsqueeze(1)).sub_(everywhere * per_class)
         return with_gradient(logits, targets, losses, probs, torch.ones_like(losses), -at_target)

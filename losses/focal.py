@@ -67,7 +67,7 @@ class FocalLoss(ClassificationLoss):
         log_p = torch.where(q < 0.5, torch.log1p(-q), far)
         # c = q^g - g q^(g-1) p ln p, written without the power that is infinite at q = 0, g < 1
         ratio = torch.where(q > 0, -log_p / q, 1)
-        c = q.pow(self.gamma) * (1 + self.gamma * p * ratio)
+        c = q.pow(self.gamma) * (1 + self.gamma * torch.where(p > 0, p * ratio, 0))
         return with_gradient(logits, targets, -q.pow(self.gamma) * log_p, others, c, -c * q)
 
     @property

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def with_gradient(
@@ -52,7 +51,6 @@ class _WithGradient(torch.autograd.Function):
         ctx.save_for_backward(targets, *coefficients)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         targets, base, scale, at_target, square = ctx.saved_tensors
         if square is None:
@@ -61,4 +59,30 @@ class _WithGradient(torch.autograd.Function):
             gradient = base * (outer * square).unsqueeze(1)
             gradient.add_((outer * scale).unsqueeze(1)).mul_(base)
         gradient.scatter_add_(1, targets.unsqueeze(1), (outer * at_target).unsqueeze(1))
+        if torch.is_grad_enabled():  # create_graph=True: what depends on the logits was not kept
+            gradient = _Refuse.apply(gradient, _LEAF)
         return gradient, None, None, None, None, None, None
+
+
+class _Refuse(torch.autograd.Function):
+    """Pass a gradient on, and raise when it is differentiated: silence would be a wrong number."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, leaf: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "this loss is differentiable once: for second derivatives take "
+            "CrossEntropyLoss without label smoothing"
+        )
+
+
+_LEAF = torch.zeros((), requires_grad=True)

@@ -3,8 +3,9 @@
     python scripts/calibrate.py outputs/RUN...
     python scripts/calibrate.py --logits FILE.npz
 
-A run is fitted on its calibration split and measured on its test split. FILE.npz holds arrays
-`logits` (N, C) and `labels` (N,); T is fitted on the same rows, or on those of `--fit-on OTHER.npz`.
+T is fitted on a run's calibration split and measured on its test split. FILE.npz holds arrays
+`logits` (N, C) and `labels` (N,); T is fitted on the rows that it is measured on, which flatters a
+single number little, or on those of `--fit-on OTHER.npz`.
 """
 
 import argparse
@@ -52,9 +53,10 @@ def main() -> None:
             raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
         if arguments.logits:
             rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
+            print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
         else:
             rows = {Path(run).name: calibrate_run(run) for run in arguments.runs}
-        print_rows(rows)
+            print_rows(rows, "test split, T fitted on the calibration split")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -101,28 +103,12 @@ def read_logits(file: Path) -> tuple[Tensor, Tensor]:
         raise DataError(f"{file}: no such file") from None
     except KeyError:
         raise DataError(f"{file}: must hold arrays named logits and labels") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not an npz of numbers ({error})") from None
-    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
-        raise DataError(
-            f"{file}: logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
-        )
-    if logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{file}: logits must be numbers and labels integers, "
-            f"got {logits.dtype} and {labels.dtype}"
-        )
-    if not len(logits):
-        raise DataError(f"{file}: no rows")
-    if not np.isfinite(logits).all():
-        row = int(np.argmin(np.isfinite(logits).all(1)))
-        raise DataError(f"{file}: logits must be finite, row {row} is not")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        row = int(np.argmax((labels < 0) | (labels >= logits.shape[1])))
-        raise DataError(
-            f"{file}: labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
-        )
-    if logits.dtype.kind != "f" or logits.dtype.itemsize not in (2, 4, 8):
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        raise DataError(f"{file}: cannot be read as an npz file of numbers") from None
+    problem = find_problem(logits, labels)
+    if problem:
+        raise DataError(f"{file}: {problem}")
+    if logits.dtype not in (np.float16, np.float32, np.float64):
         logits = logits.astype(np.float64)
     scores = torch.from_numpy(np.ascontiguousarray(logits))
     try:
@@ -132,9 +118,28 @@ def read_logits(file: Path) -> tuple[Tensor, Tensor]:
     return scores, torch.from_numpy(labels.astype(np.int64))
 
 
-def print_rows(rows: dict[str, Row]) -> None:
+def find_problem(logits: np.ndarray, labels: np.ndarray) -> str:
+    """Say why the arrays are not logits and labels; nothing if they are."""
+    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
+        return f"logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
+    if logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
+        types = f"{logits.dtype} and {labels.dtype}"
+        return f"logits must be numbers and labels integers, got {types}"
+    if not len(logits):
+        return "no rows"
+    infinite = ~np.isfinite(logits).all(1)
+    if infinite.any():
+        return f"logits must be finite, row {infinite.argmax()} is not"
+    outside = (labels < 0) | (labels >= logits.shape[1])
+    if outside.any():
+        row = outside.argmax()
+        return f"labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
+    return ""
+
+
+def print_rows(rows: dict[str, Row], protocol: str) -> None:
     """Print a row each: error, ECE, and ECE after temperature with T in brackets, in percent."""
-    table = Table(title="in %, ECE with 15 bins", title_justify="left")
+    table = Table()
     table.add_column("", overflow="fold")
     for heading in ("error", "ECE", "ECE after (T)"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -146,7 +151,9 @@ def print_rows(rows: dict[str, Row]) -> None:
             f"{100 * before['ece']:.2f}",
             f"{100 * after['ece']:.2f} ({fit.temperature:.4g}{bound})",
         )
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+    console.print(f"in %, ECE with 15 bins; {protocol}")
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """The data contract: what a task hands to the shared loop."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+Augment = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -11,14 +15,21 @@ class Split:
     """Examples as tensors on one device; a batch is an index into them.
 
     inputs (N, ...) and targets (N, ...) share their first axis. An empty split (N = 0) is a split
-    that the data does not have.
+    that the data does not have. `augment(inputs, indices, epoch)` changes a training batch; its
+    randomness is a function of the seed, the epoch and each example's index.
     """
 
     inputs: Tensor
     targets: Tensor
+    augment: Augment | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the (inputs, targets) of a training batch."""
+        inputs, targets = self.inputs[indices], self.targets[indices]
+        return (self.augment(inputs, indices, epoch) if self.augment else inputs), targets
 
     def to(self, device: torch.device) -> "Split":
         """Return the same examples on `device`."""
@@ -69,7 +80,5 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:
 
 def stream_seed(seed: int, *names: str | int) -> int:
     """Return the seed of a named random stream, so that streams of one run never share numbers."""
-    import hashlib
-
     digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

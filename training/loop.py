@@ -28,6 +28,8 @@ class TrainerSettings:
         batch_size: examples a step.
         shuffle: visit the examples in an order drawn from (seed, epoch), else as they come.
         clip_norm: bound on the norm of the whole gradient; 0 leaves it alone.
+        precision: float32, or bf16 for the model's forward and backward; weights, loss, metrics and
+            evaluation stay float32.
         evaluate_every: epochs from one evaluation to the next; the last epoch always has one.
         log_every: steps from one logged training loss to the next.
         figures: how many evaluations draw, beside the last.
@@ -38,6 +40,7 @@ class TrainerSettings:
     batch_size: int
     shuffle: bool = True
     clip_norm: float = 0.0
+    precision: str = "float32"
     evaluate_every: int = 1
     log_every: int = 50
     figures: int = 5
@@ -50,6 +53,8 @@ class TrainerSettings:
                 raise ValueError(f"{name} must be from 1 to 10**9, got {value}")
         if not 0 <= self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be at least 0 (0: no clipping), got {self.clip_norm}")
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be float32 or bf16, got {self.precision}")
         if not 0 <= self.figures <= 100:
             raise ValueError(f"figures must be from 0 to 100, got {self.figures}")
 
@@ -110,7 +115,7 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
     num_steps = settings.epochs * settings.steps_per_epoch(len(split))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     guard = Guard(trainer, split.targets.device)
-    sums = loss_fn.reduction == "sum"
+    sums, bf16 = loss_fn.reduction == "sum", settings.precision == "bf16"
     whole = RunningLoss()
     model.train()
     for batch in _batches(split, epoch, trainer):
@@ -118,8 +123,10 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         for group, lr in zip(optimizer.param_groups, trainer.base_lrs, strict=True):
             group["lr"] = lr * factor
 
-        inputs, targets = split.inputs[batch], split.targets[batch]
-        total, normaliser = loss_fn.sums(model(inputs), targets, inputs)
+        inputs, targets = split.batch(batch, epoch)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(inputs)
+        total, normaliser = loss_fn.sums(logits, targets, inputs)
         loss = total if sums else total / normaliser.clamp(min=TINY)
         optimizer.zero_grad()
         loss.backward()

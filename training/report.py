@@ -45,16 +45,13 @@ COLUMNS = {
     "ece": ("ECE", "{:.4f}"),
     "ece_softmax": ("ECE softmax", "{:.4f}"),
     "ece_own": ("ECE own link", "{:.4f}"),
-    "temperature": ("T", "{:.3f}"),
 }
 
 
-def print_table(
-    console: Console, title: str, rows: dict[str, dict[str, float]], columns: list[str]
-) -> None:
+def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:
     """Print rows of metrics; a column that no row has is left out."""
     shown = [name for name in columns if any(name in row for row in rows.values())]
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
     for name in shown:
         table.add_column(COLUMNS[name][0], justify="right")

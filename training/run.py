@@ -27,7 +27,7 @@ def run(cfg: DictConfig, folder: Path) -> float:
     settings, reporters = try_settings(cfg)
     splits: Splits = instantiate(cfg.data, cfg.trusted_targets)
     claim(folder, cfg)
-    console.print(f"data: {splits.protocol}", markup=False)
+    print(f"data: {splits.protocol}", flush=True)
 
     filled = with_facts(cfg, splits.num_classes, splits.class_counts)
     splits = splits.to(device)

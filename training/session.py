@@ -15,6 +15,8 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data import Splits
 from training.evaluation import Evaluation, evaluate
 from training.loop import OnStep, Trainer, train_epoch
+from training.recalibration import Recalibration, recalibrate
+from training.reliability import draw_reliability, reliability_data
 from training.report import Moment, Report, Reporter, print_table
 from training.run_folder import BEST, best_state
 
@@ -63,12 +65,30 @@ class Session:
         )
         return [reporter(moment) for reporter in self.reporters]
 
-    def draw(self, name: str, evaluation: Evaluation) -> None:
-        """Log the reliability diagram of an evaluation."""
-        from training.reliability import draw_reliability, reliability_data  # matplotlib
-
-        figure = draw_reliability(reliability_data(evaluation.bins, evaluation.metrics))
+    def draw(self, name: str, **evaluations: Evaluation) -> None:
+        """Log the reliability diagrams of evaluations side by side, each with its label."""
+        panels = [
+            reliability_data(e.bins, e.metrics, label=label if len(evaluations) > 1 else "")
+            for label, e in evaluations.items()
+        ]
+        figure = draw_reliability(*panels)
         self.trainer.log.figure(f"{name}/reliability", figure, self.trainer.step)
+
+    def recalibrate(self) -> Recalibration | None:
+        """Fit a temperature on the calibration split; measure and log the test split with it."""
+        trainer, splits = self.trainer, self.splits
+        if not len(splits.calibration) or not len(splits.test):
+            return None
+        result = recalibrate(
+            trainer.model,
+            trainer.loss_fn,
+            splits.calibration,
+            splits.test,
+            splits.num_classes,
+            self.max_rows,
+        )
+        trainer.log.scalars("test", result.scalars(), trainer.step)
+        return result
 
 
 def fit(session: Session) -> float:
@@ -97,7 +117,7 @@ def fit(session: Session) -> float:
                 line += "  (best)"
             session.console.print(f"{line}  ECE {metrics['ece']:.4f}")
             if settings.draws(epoch):
-                session.draw(name, evaluation)
+                session.draw(name, before=evaluation)
                 session.report(final=False)
             trainer.log.flush()
     trainer.model.load_state_dict(load_checkpoint(path)["model"])
@@ -106,16 +126,19 @@ def fit(session: Session) -> float:
 
 def finish(session: Session, columns: list[str]) -> None:
     """Test the best weights; print the figures, what the task adds, and where to look next."""
-    names = ["test"] if len(session.splits.test) else [session.kept_by]
-    rows = {}
-    for name in names:
-        evaluation = session.evaluate(name)
-        session.draw(name, evaluation)
-        rows[name] = evaluation.metrics
+    name = "test" if len(session.splits.test) else session.kept_by
+    evaluations = {"before": session.evaluate(name)}
+    rows = {name: evaluations["before"].metrics}
+    recalibration = session.recalibrate()
+    if recalibration:
+        evaluations["after temperature"] = recalibration.test
+        rows[f"{name}, T = {recalibration.fit.temperature:.3f}"] = recalibration.test.metrics
+    session.draw(name, **evaluations)
     reports = session.report(final=True)
     for report in reports:
         rows |= report.rows
-    print_table(session.console, session.splits.protocol, rows, columns)
+    print(f"\n{session.splits.protocol}")
+    print_table(session.console, rows, columns)
     for report in reports:
         if report.text:
             session.console.print(f"\n{report.text}", markup=False)

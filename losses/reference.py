@@ -1,0 +1,126 @@
+"""Every loss in NumPy, float64, as its paper writes it: plain rather than fast or stable.
+
+For tests and figures. Rows of logits (N, C) and class indices (N,) give one loss a row, (N,).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def softmax(logits: Array) -> Array:
+    """Return exp(z_k) / sum_j exp(z_j), after subtracting the maximum from z."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs: Array = powers / powers.sum(axis=1, keepdims=True)
+    return probs
+
+
+def naive_log_softmax(logits: Array) -> Array:
+    """Return the log of exp(z_k) / sum_j exp(z_j) as written: it overflows and underflows."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        powers = np.exp(logits)
+        log_probs: Array = np.log(powers / powers.sum(axis=1, keepdims=True))
+    return log_probs
+
+
+def one_hot(targets: Indices, num_classes: int) -> Array:
+    """Return rows with 1 at the target and 0 elsewhere."""
+    return np.eye(num_classes)[targets]
+
+
+def cross_entropy(
+    logits: Array, targets: Indices, weight: Array | None = None, label_smoothing: float = 0.0
+) -> Array:
+    """Return sum_k w_k q_k (-ln p_k), q the one-hot mixed with the uniform (Szegedy 2016)."""
+    num_classes = logits.shape[1]
+    q = (1 - label_smoothing) * one_hot(targets, num_classes) + label_smoothing / num_classes
+    w = np.ones(num_classes) if weight is None else weight
+    losses: Array = -(w * q * np.log(softmax(logits))).sum(axis=1)
+    return losses
+
+
+def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
+    """Return -alpha_y (1 - p_y)^gamma ln p_y (Lin 2017)."""
+    p = softmax(logits)[np.arange(len(targets)), targets]
+    alpha = np.ones(logits.shape[1]) if weight is None else weight
+    return -alpha[targets] * (1 - p) ** gamma * np.log(p)
+
+
+def softmax_mse(logits: Array, targets: Indices) -> Array:
+    """Return sum_k (p_k - [k = y])^2 (Brier 1950)."""
+    error = softmax(logits) - one_hot(targets, logits.shape[1])
+    losses: Array = (error**2).sum(axis=1)
+    return losses
+
+
+def rescaled_mse(logits: Array, targets: Indices, k: float = 1.0, M: float = 1.0) -> Array:
+    """Return k (z_y - M)^2 + sum_{j != y} z_j^2 (Hui and Belkin 2021); k = M = 1: least squares."""
+    hot = one_hot(targets, logits.shape[1])
+    losses: Array = (hot * k * (logits - M) ** 2 + (1 - hot) * logits**2).sum(axis=1)
+    return losses
+
+
+def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | float = 1.0) -> Array:
+    """Return -c t ln s - (1 - t) ln(1 - s) of every element, s = 1 / (1 + exp(-z))."""
+    s = 1 / (1 + np.exp(-logits))
+    losses: Array = -pos_weight * targets * np.log(s) - (1 - targets) * np.log(1 - s)
+    return losses
+
+
+def one_vs_rest(logits: Array, targets: Indices) -> Array:
+    """Return the binary cross-entropies of the one-hot, summed over classes."""
+    hot = one_hot(targets, logits.shape[1])
+    losses: Array = binary_cross_entropy(logits, hot).sum(axis=1)
+    return losses
+
+
+def hinge(logits: Array, targets: Indices, variant: str, margin: float = 1.0) -> Array:
+    """Return the largest (Crammer and Singer) or the sum (Weston and Watkins) of violations."""
+    rows = np.arange(len(targets))
+    violations = np.maximum(0, margin + logits - logits[rows, targets][:, None])
+    violations[rows, targets] = 0
+    losses: Array = violations.max(1) if variant == "crammer_singer" else violations.sum(1)
+    return losses
+
+
+def distillation(
+    logits: Array, targets: Indices, teacher_logits: Array, temperature: float, alpha: float
+) -> Array:
+    """Return (1 - a) cross-entropy + a T^2 KL(teacher at T, student at T) (Hinton 2015)."""
+    u, v = softmax(teacher_logits / temperature), softmax(logits / temperature)
+    divergence = (u * np.log(u / v)).sum(axis=1)
+    hard = cross_entropy(logits, targets)
+    losses: Array = (1 - alpha) * hard + alpha * temperature**2 * divergence
+    return losses
+
+
+def info_nce(similarity: Array, tau: float) -> float:
+    """Return the mean of -ln softmax(s_i / tau)_i over rows i (van den Oord 2018)."""
+    return float(-np.log(np.diag(softmax(similarity / tau))).mean())
+
+
+def class_weights(counts: Indices, scheme: str, beta: float = 0.999) -> Array:
+    """Return N / (K n_k), or (1 - beta) / (1 - beta^n_k) with mean 1 (Cui 2019)."""
+    present = np.maximum(counts, 1)
+    balanced: Array = counts.sum() / (len(counts) * present)
+    effective: Array = (1 - beta) / (1 - beta**present)
+    effective /= effective.mean()
+    return balanced if scheme == "balanced" else effective
+
+
+def entropy(p: Array, base: float = 2.0) -> float:
+    """Return -sum_k p_k log p_k, in bits unless another base is given (Shannon 1948)."""
+    return cross_entropy_of(p, p, base)
+
+
+def cross_entropy_of(p: Array, q: Array, base: float = 2.0) -> float:
+    """Return -sum_k p_k log q_k: what a code made for q costs when p is true."""
+    present = p > 0
+    return float(-(p[present] * np.log(q[present])).sum() / np.log(base))
+
+
+def divergence(p: Array, q: Array, base: float = 2.0) -> float:
+    """Return sum_k p_k log(p_k / q_k), the part of that cost which is waste (Kullback, Leibler)."""
+    return cross_entropy_of(p, q, base) - entropy(p, base)
