@@ -124,8 +124,8 @@ class NGramTable(nn.Module):
         super().__init__()
         if vocab_size ** (context_size + 1) > self.max_parameters:
             raise ValueError(
-                f"context_size={context_size} needs {vocab_size}**{context_size + 1} logits, more than"
-                f" {self.max_parameters:,}; use data.context_size=1 or data.level=char"
+                f"context_size={context_size} needs {vocab_size}**{context_size + 1} logits, more"
+                f" than {self.max_parameters:,}; use data.context_size=1 or data.level=char"
             )
         self.rows = nn.Embedding(vocab_size**context_size, vocab_size)
         nn.init.zeros_(self.rows.weight)

@@ -97,7 +97,7 @@ def measure(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, flo
 def read_logits(file: Path) -> tuple[Tensor, Tensor]:
     """Return logits (N, C) and labels (N,), or say what is wrong with the file."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             logits, labels = arrays["logits"], arrays["labels"]
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None

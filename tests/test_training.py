@@ -15,7 +15,7 @@ from training.data import Split, epoch_order
 from training.errors import DivergedError
 from training.evaluation import evaluate
 from training.loop import Guard, Trainer, TrainerSettings, clip_gradient, train_epoch
-from training.optimizers import adamw, constant, sgd, warmup_cosine
+from training.optimizers import Constant, WarmupCosine, adamw, sgd
 from training.run_folder import load_run, read_metrics
 
 
@@ -38,7 +38,8 @@ class Classifier(nn.Module):
 
 def trainer_of(model, optimizer, loss_fn=None, **settings):
     settings = TrainerSettings(**({"epochs": 1, "batch_size": 4} | settings))
-    return Trainer(model, loss_fn or CrossEntropyLoss(), optimizer, constant, settings, 1, NoLog())
+    loss_fn = loss_fn or CrossEntropyLoss()
+    return Trainer(model, loss_fn, optimizer, Constant(), settings, 1, NoLog())
 
 
 def examples(n=10):
@@ -239,7 +240,7 @@ def test_gradients_are_clipped_to_the_norm_and_left_alone_at_zero():
 
 
 def test_warmup_cosine_rises_to_one_and_ends_at_its_share():
-    factors = [warmup_cosine(s, 100, warmup_steps=10, final=0.1) for s in range(100)]
+    factors = [WarmupCosine(warmup_steps=10, final=0.1)(s, 100) for s in range(100)]
 
     assert factors[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert factors[10] == 1 and max(factors) == 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,24 +56,38 @@ def adamw(
     )
 
 
-def warmup_cosine(step: int, num_steps: int, warmup_steps: int = 0, final: float = 0.0) -> float:
-    """Return the factor on the learning rate at `step` (from 0): linear warm-up, half a cosine.
+@dataclass(frozen=True)
+class WarmupCosine:
+    """The factor on the learning rate: linear warm-up, then half a cosine down to `final`.
 
-    It ends at `final` times the learning rate. Loshchilov and Hutter 2017, arXiv 1608.03983.
+    A run shorter than twice its warm-up warms up for half of it. Loshchilov and Hutter 2017,
+    arXiv 1608.03983.
     """
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
-    _check("final", final, 0 <= final <= 1, "in [0, 1]")
-    warmup_steps = min(warmup_steps, num_steps // 2)  # a run shorter than its warm-up still ends
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+        _check("final", self.final, 0 <= self.final <= 1, "in [0, 1]")
+
+    def __call__(self, step: int, num_steps: int) -> float:
+        """Return the factor at `step`, from 0, of `num_steps`."""
+        warmup = min(self.warmup_steps, num_steps // 2)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, num_steps - warmup)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def constant(step: int, num_steps: int) -> float:
-    """Return 1: the learning rate as it is."""
-    return 1.0
+@dataclass(frozen=True)
+class Constant:
+    """The learning rate as it is."""
+
+    def __call__(self, step: int, num_steps: int) -> float:
+        """Return 1."""
+        return 1.0
 
 
 def _check(name: str, value: float, good: bool, allowed: str) -> None:

@@ -58,7 +58,7 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
     from matplotlib.figure import Figure
 
     with _style():
-        figure = Figure(figsize=(2.5 * len(panels) + 0.6, 4.2), dpi=160, layout="constrained")
+        figure = Figure(figsize=(2.5 * len(panels) + 0.6, 4.2), dpi=180, layout="constrained")
         axes = figure.subplots(
             2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1]
         )

@@ -62,7 +62,7 @@ def try_settings(cfg: DictConfig) -> tuple[TrainerSettings, list[Reporter]]:
     build_loss(trial)
     model = instantiate(trial.model, cfg.trusted_targets)
     instantiate(trial.optimizer, cfg.trusted_targets, call_with=[model.parameters()])
-    instantiate(trial.scheduler, cfg.trusted_targets, call_with=[0, 1])
+    instantiate(trial.scheduler, cfg.trusted_targets)
     return settings, [instantiate(node, cfg.trusted_targets) for node in trial.report.values()]
 
 

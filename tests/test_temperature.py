@@ -1,0 +1,325 @@
+"""Temperature scaling: the minimum, its symmetries, its ends, and the command line around it."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from scipy.optimize import minimize_scalar
+from test_metrics import sample
+from torch.nn import functional as F
+
+from losses import CrossEntropyLoss
+from scripts import calibrate
+from training.data import Split
+from training.evaluation import evaluate
+from training.recalibration import recalibrate
+from training.temperature import apply_temperature, fit_temperature, fit_temperature_in_chunks
+
+
+def nll(scores, targets, temperature):
+    return F.cross_entropy(scores.double() / temperature, targets).item()
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("classes", [2, 10, 500])
+def test_the_fit_is_the_minimum_that_a_search_finds(classes, temperature):
+    scores, targets = sample(800, classes, temperature=temperature)
+
+    fit = fit_temperature(scores, targets)
+
+    found = minimize_scalar(
+        lambda beta: nll(scores, targets, 1 / beta),
+        bounds=(0.3 / fit.temperature, 3 / fit.temperature),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    assert fit.temperature == pytest.approx(1 / found.x, rel=1e-5)  # where the minimum is flat
+    assert fit.nll_after <= found.fun + 1e-14
+    assert fit.nll_before == pytest.approx(nll(scores, targets, 1.0), rel=1e-12)
+    assert fit.nll_after == pytest.approx(nll(scores, targets, fit.temperature), rel=1e-12)
+    assert fit.at_bound is None
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.1, 0.3, 7.7, 100, 1000])
+@pytest.mark.parametrize("temperature", [0.2, 1.4, 8.0])
+def test_scores_multiplied_by_c_have_their_temperature_multiplied_by_c(factor, temperature):
+    scores, targets = sample(600, temperature=temperature)
+
+    fit = fit_temperature(scores, targets).temperature
+
+    assert fit_temperature(factor * scores, targets).temperature / factor == pytest.approx(
+        fit, rel=1e-12
+    )
+
+
+def test_a_constant_added_to_a_row_changes_nothing():
+    scores, targets = sample(300)
+    shift = 50 * torch.randn(300, 1, dtype=torch.float64)
+
+    fit = fit_temperature(scores, targets)
+
+    assert fit_temperature(scores + shift, targets).temperature == pytest.approx(
+        fit.temperature, rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_fit_is_never_worse_on_its_own_split(seed):
+    generator = np.random.default_rng(seed)
+    n, classes = int(generator.integers(1, 30)), int(generator.integers(2, 6))
+    scale = 10 ** generator.uniform(-6, 6)
+    scores = torch.from_numpy(scale * generator.standard_normal((n, classes)))
+    targets = torch.from_numpy(generator.integers(0, classes, n))
+
+    fit = fit_temperature(scores, targets)
+
+    assert 0 < fit.temperature < math.inf
+    assert fit.nll_after <= fit.nll_before
+    after = nll(scores, targets, fit.temperature)
+    assert after <= nll(scores, targets, 1.0) * (1 + 1e-12) + 1e-12
+
+
+def test_temperature_keeps_the_classes_in_order_and_the_rows_normalised():
+    log_probs, _ = sample(50)
+
+    scaled = apply_temperature(log_probs.reshape(10, 5, 10).movedim(2, 1), 1.7)  # (N, C, d1)
+
+    rows = scaled.movedim(1, 2).reshape(50, 10)
+    assert torch.equal(rows.argsort(1), log_probs.argsort(1))
+    torch.testing.assert_close(rows.exp().sum(1), torch.ones(50, dtype=torch.float64))
+    torch.testing.assert_close(rows, (log_probs / 1.7).log_softmax(1))
+
+
+@pytest.mark.parametrize("factor", [0.01, 1, 1000])
+def test_data_that_is_separated_or_opposed_is_reported_at_a_bound(factor):
+    scores = factor * sample(100)[0]
+
+    separated = fit_temperature(scores, scores.argmax(1))
+    opposed = fit_temperature(scores, scores.argmin(1))
+
+    assert (separated.at_bound, opposed.at_bound) == ("lower", "upper")
+    assert 0 < separated.temperature < 0.01 * factor
+    assert 100 * factor < opposed.temperature < math.inf
+    assert separated.nll_after < min(1e-9, separated.nll_before)
+    assert opposed.nll_after == pytest.approx(math.log(10), abs=1e-3)
+    assert opposed.nll_after < opposed.nll_before
+
+
+def test_one_mistake_by_a_hair_is_still_a_minimum():
+    scores = sample(100)[0]
+    targets = scores.argmax(1)
+    scores[0, (targets[0] + 1) % 10] = scores[0].max() + 1e-3
+
+    fit = fit_temperature(scores, targets)
+
+    assert fit.at_bound is None
+    for nearby in (0.99, 1.01):
+        assert nll(scores, targets, nearby * fit.temperature) > fit.nll_after
+
+
+def test_scores_that_are_all_equal_leave_nothing_to_fit():
+    fit = fit_temperature(torch.full((5, 3), 2.0), torch.tensor([0, 1, 2, 0, 0]))
+
+    assert (fit.temperature, fit.at_bound) == (1.0, None)
+    assert fit.nll_after == fit.nll_before == pytest.approx(math.log(3))
+
+
+def test_impossible_classes_are_left_out():
+    scores, targets = sample(300, 6)
+    impossible = torch.full((300, 2), -math.inf, dtype=torch.float64)
+
+    fit = fit_temperature(torch.cat([scores, impossible], 1), targets)
+
+    assert fit.temperature == pytest.approx(fit_temperature(scores, targets).temperature, rel=1e-12)
+
+
+def test_the_cut_into_chunks_and_ignored_rows_do_not_matter():
+    scores, targets = sample(900)
+    targets[::4] = -100
+    kept = targets != -100
+
+    fit = fit_temperature_in_chunks(lambda: zip(scores.split(7), targets.split(7), strict=True))
+
+    whole = fit_temperature(scores[kept], targets[kept])
+    assert fit.temperature == pytest.approx(whole.temperature, rel=1e-12)
+    assert fit.nll_after == pytest.approx(whole.nll_after, rel=1e-12)
+    cube = scores.reshape(9, 100, 10).movedim(2, 1)
+    assert fit_temperature(cube, targets.reshape(9, 100)) == fit_temperature(scores, targets)
+
+
+def test_a_large_vocabulary_is_gone_through_in_pieces():
+    scores, targets = sample(200, 13_000, dtype=torch.float32)
+    calls = []
+
+    def chunks():
+        calls.append(1)
+        yield from zip(scores.split(64), targets.split(64), strict=True)
+
+    fit = fit_temperature_in_chunks(chunks)
+
+    assert fit.temperature == pytest.approx(
+        fit_temperature(scores.double(), targets).temperature, rel=1e-12
+    )
+    assert len(calls) <= 10  # each may be a forward pass
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_refused(value):
+    scores, targets = sample(10)
+    scores[4, 2] = value
+
+    with pytest.raises(ValueError, match=r"cannot fit a temperature: a row holds NaN or \+inf"):
+        fit_temperature(scores, targets)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    scores, targets = sample(10)
+
+    with pytest.raises(ValueError, match="no rows to fit a temperature to"):
+        fit_temperature(scores[:0], targets[:0])
+    with pytest.raises(ValueError, match=r"targets must be in \[0, 10\)"):
+        fit_temperature(scores, targets + 5)
+    impossible = scores.clone()
+    impossible[range(10), targets] = -math.inf
+    with pytest.raises(ValueError, match="gives its target probability 0"):
+        fit_temperature(impossible, targets)
+
+
+class Scores(torch.nn.Module):
+    """A model that gives its inputs back."""
+
+    features = head = staticmethod(lambda inputs: inputs)
+
+
+def test_a_model_is_fitted_on_one_split_and_measured_on_the_other():
+    scores, targets = sample(2000, temperature=2.0)
+    calibration, test = Split(scores[:1000], targets[:1000]), Split(scores[1000:], targets[1000:])
+    loss_fn = CrossEntropyLoss()
+
+    result = recalibrate(Scores(), loss_fn, calibration, test, 10)
+
+    assert result.fit == fit_temperature(scores[:1000], targets[:1000])
+    before, after = evaluate(Scores(), loss_fn, test, 10).metrics, result.scalars()
+    expected = nll(scores[1000:], targets[1000:], result.fit.temperature)
+    assert after["nll_temperature"] == pytest.approx(expected, rel=1e-12)
+    assert after["temperature"] == result.fit.temperature
+    assert after["accuracy_temperature"] == before["accuracy"]
+    assert after["ece_temperature"] < before["ece"] / 3
+    assert after.keys() - {"temperature"} == {f"{n}_temperature" for n in before} - {
+        "count_temperature",
+        "loss_temperature",
+    }
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Return a function that runs scripts/calibrate.py here: (exit code, stdout, stderr)."""
+
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["calibrate.py", *map(str, arguments)])
+        try:
+            calibrate.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+@pytest.fixture
+def arrays():
+    scores, targets = sample(500)
+    return {"logits": scores.numpy(), "labels": targets.numpy()}
+
+
+def test_logits_from_a_file_give_the_table_that_papers_print(command, arrays, tmp_path):
+    np.savez(tmp_path / "resnet.npz", **arrays)
+    scores, targets = (torch.from_numpy(arrays[name]) for name in ("logits", "labels"))
+    fit = fit_temperature(scores, targets)
+    before, after = (calibrate.measure(scores, targets, t) for t in (1.0, fit.temperature))
+
+    code, out, _ = command("--logits", tmp_path / "resnet.npz")
+
+    assert code == 0
+    row = next(line for line in out.splitlines() if "resnet" in line)
+    error, ece, ece_after = (
+        f"{100 * value:.2f}" for value in (1 - before["accuracy"], before["ece"], after["ece"])
+    )
+    expected = ["resnet", error, ece, f"{ece_after} ({fit.temperature:.4g})"]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == expected
+
+
+def test_the_temperature_can_be_fitted_on_another_file(command, arrays, tmp_path):
+    np.savez(tmp_path / "test.npz", **arrays)
+    np.savez(tmp_path / "half.npz", logits=arrays["logits"] / 2, labels=arrays["labels"])
+    fit = fit_temperature(*(torch.from_numpy(arrays[name]) for name in ("logits", "labels")))
+
+    _, out, _ = command("--logits", tmp_path / "test.npz", "--fit-on", tmp_path / "half.npz")
+
+    assert f"({fit.temperature / 2:.4g})" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "must hold arrays named logits and labels"),
+        ({"labels": np.arange(7)}, r"got \(500, 10\) and \(7,\)"),
+        ({"labels": np.full(500, 10)}, r"labels must be in \[0, 10\), row 0 has 10"),
+        ({"labels": np.full(500, 0.5)}, "labels integers, got float64 and float64"),
+        ({"logits": np.full((500, 10), math.nan)}, "logits must be finite, row 0 is not"),
+        ({"logits": np.full((500, 10), 0.1)}, "logits are probabilities; give their logarithm"),
+        ({"logits": np.full(500, 0.1)}, r"got \(500,\) and \(500,\)"),
+        ({"logits": np.array([None] * 500)}, "cannot be read as an npz file of numbers"),
+        ({"logits": np.zeros((0, 3)), "labels": np.zeros(0, dtype=int)}, "no rows"),
+    ],
+)
+def test_bad_logits_are_one_line_and_exit_code_4(command, arrays, tmp_path, change, message):
+    file = tmp_path / "bad.npz"
+    changed = {name: array for name, array in (arrays | change).items() if array is not None}
+    np.savez(file, **changed)
+
+    code, out, err = command("--logits", file)
+
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: {file}: ")
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
+def test_a_file_that_is_no_npz_is_one_line_and_exit_code_4(command, tmp_path, content):
+    file = tmp_path / "junk.npz"
+    file.write_bytes(content)
+
+    assert command("--logits", file) == (
+        4,
+        "",
+        f"error: {file}: cannot be read as an npz file of numbers\n",
+    )
+    assert command("--logits", tmp_path / "none.npz")[::2] == (
+        4,
+        f"error: {tmp_path}/none.npz: no such file\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--logits"], ["--bins", "3"], ["RUN", "--logits", "FILE"], ["--fit-on", "F"]]
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(command, arguments):
+    code, out, err = command(*arguments)
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_finished_run_is_a_row(command, train):
+    folder = train(*SMALL, "trainer.epochs=1")
+
+    code, out, _ = command(folder)
+
+    assert code == 0
+    assert folder.name in out
+    assert "T fitted on the calibration split" in out
