@@ -127,13 +127,13 @@ def _shape_mismatch(logits: Tensor, targets: Tensor, axis: int, probabilities: b
     shape = tuple(logits.shape)
     expected = shape[:axis] + shape[axis + 1 :]
     got = f"targets must have shape {expected} for logits {shape}, got {tuple(targets.shape)}"
+    if logits.ndim == 1:
+        return f"{got}: one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if targets.shape == logits.shape:
         if targets.is_floating_point():
             return f"{got}: this loss takes class indices, targets.argmax({axis})"
         soft = ", or class probabilities as floats, targets.float()" if probabilities else ""
         return f"{got}, one-hot integers: use class indices, targets.argmax({axis}){soft}"
-    if logits.ndim == 1:
-        return f"{got}: one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if logits.ndim > 2 and tuple(targets.shape) in (shape[:-1], shape):
         return f"{got}: the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
@@ -193,13 +193,13 @@ def between_0_and_1(targets: Tensor) -> None:
         )
 
 
-def not_probabilities(logits: Tensor) -> None:
+def not_probabilities(logits: Tensor, name: str = "logits") -> None:
     """Refuse logits (N, C, d1..dk) whose every row is already a distribution."""
     if logits.numel() and bool((logits >= 0).all()):
         off = (logits.sum(1, dtype=torch.float32) - 1).abs().max()
         if bool(off < _tolerance(logits)):
             raise ValueError(
-                "logits must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
+                f"{name} must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
                 "already applied: take the softmax out of the model, the loss applies it itself"
             )
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Reduction, at_least_float32
+from losses.base import ClassificationLoss, Reduction
 
 
 class DistillationLoss(ClassificationLoss):
@@ -24,7 +24,7 @@ class DistillationLoss(ClassificationLoss):
         >>> student = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> teacher = torch.tensor([[1.5, 1.2, 0.3], [0.5, 2.5, 0.0]])
         >>> loss_fn = DistillationLoss(temperature=2.0, alpha=1.0, reduction="none")
-        >>> loss_fn(student, torch.tensor([0, 1]), teacher_logits=teacher)
+        >>> loss_fn(student, torch.tensor([0, 1]), teacher)
         tensor([0.0604, 0.0000])
 
     Hinton, Vinyals and Dean, 2015, Distilling the Knowledge in a Neural Network,
@@ -32,7 +32,7 @@ class DistillationLoss(ClassificationLoss):
 
     Args:
         teacher: gives logits for the student's inputs; on their device, in eval mode. Without one,
-            every call needs `teacher_logits`.
+            the teacher's logits take the place of the inputs in every call.
         temperature: T > 0.
         alpha: the teacher's share, in [0, 1].
         ignore_index: class indices with this value count for nothing.
@@ -56,52 +56,34 @@ class DistillationLoss(ClassificationLoss):
             raise TypeError(f"teacher must be a callable inputs -> logits, got {teacher!r}")
         # in a tuple, so that a teacher's weights are not this module's parameters nor its state
         self._teacher = (teacher,)
+        self._heard = False
         self.temperature = checks.number("temperature", temperature, "(0, inf)")
         self.alpha = checks.number("alpha", alpha, "[0, 1]")
 
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        inputs: Tensor | None = None,
-        teacher_logits: Tensor | None = None,
-    ) -> Tensor:
-        """Return the reduced loss; the teacher is asked about `inputs` unless it has answered."""
-        return super().forward(logits, targets, self._ask(logits, inputs, teacher_logits))
-
-    def sums(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        inputs: Tensor | None = None,
-        teacher_logits: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return (total, normaliser); the teacher is asked unless it has answered."""
-        return super().sums(logits, targets, self._ask(logits, inputs, teacher_logits))
-
-    def _ask(self, logits: Tensor, inputs: Tensor | None, answer: Tensor | None) -> Tensor:
-        (teacher,) = self._teacher
-        if answer is None:
-            if teacher is None or inputs is None:
-                missing = "inputs" if teacher is not None else "a teacher in the constructor"
-                raise ValueError(
-                    f"DistillationLoss must hear its teacher, got no {missing} and no "
-                    "teacher_logits: call loss_fn(logits, targets, inputs)"
-                )
-            with torch.no_grad():
-                answer = teacher(inputs)
-        if answer.shape != logits.shape:
-            raise ValueError(
-                f"teacher_logits must have the shape of logits, {tuple(logits.shape)}, got "
-                f"{tuple(answer.shape)}: teacher and student need the same classes and inputs"
-            )
-        return answer.detach()
-
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        assert inputs is not None  # by now the teacher's logits, see _ask
-        teacher = at_least_float32(inputs).to(logits.dtype).view_as(logits)
         hard = F.cross_entropy(logits, targets, reduction="none", ignore_index=self.ignore_index)
         student = (logits / self.temperature).log_softmax(1)
-        soft = (teacher / self.temperature).log_softmax(1)
+        soft = (self._teach(logits, inputs) / self.temperature).log_softmax(1)
         divergence = F.kl_div(student, soft, reduction="none", log_target=True).sum(1)
         return (1 - self.alpha) * hard + self.alpha * self.temperature**2 * divergence
+
+    def _teach(self, logits: Tensor, inputs: Tensor | None) -> Tensor:
+        """Return the teacher's logits."""
+        if inputs is None:
+            raise ValueError(
+                "inputs must be given to DistillationLoss, got None: call loss_fn(logits, targets, "
+                "inputs), or with the teacher's logits in their place if it has no teacher"
+            )
+        (teacher,) = self._teacher
+        with torch.no_grad():
+            answer = inputs if teacher is None else teacher(inputs)
+        answer = answer if answer.ndim > 1 else answer.unsqueeze(0)
+        if answer.shape != logits.shape:
+            raise ValueError(
+                f"teacher must answer with logits of the shape of logits, {tuple(logits.shape)}, "
+                f"got {tuple(answer.shape)}: teacher and student need the same classes and inputs"
+            )
+        if not self._heard:
+            checks.not_probabilities(answer, "the teacher's logits")
+            self._heard = True
+        return answer.detach().to(logits.dtype)

@@ -1,0 +1,95 @@
+"""configs/loss: every file on disk makes the loss it names, and lists what a user may set."""
+
+import inspect
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+import losses
+from losses import ClassificationLoss
+
+FOLDER = Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in (FOLDER / "loss").glob("*.yaml"))
+# what a variant sets differently from the class's own default
+SETS = {
+    "label_smoothing": {"label_smoothing": 0.1},
+    "weighted": {"weight"},
+    "distillation": {"teacher"},
+}
+
+
+def compose(name, *overrides, counts=(1, 1)):
+    """Return the settings of a loss, with facts of the data as the training script fills them in."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
+        cfg = hydra.compose(overrides=[f"+loss={name}", *overrides])
+    facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts)}
+    OmegaConf.set_struct(cfg, False)
+    cfg.facts = OmegaConf.create(facts, flags={"allow_objects": True})
+    return cfg.loss
+
+
+def test_every_loss_of_the_family_can_be_selected():
+    assert set(NAMES) >= {
+        "cross_entropy", "nll", "label_smoothing", "weighted", "focal", "mse", "mse_logits",
+        "mse_rescaled", "bce", "hinge", "distillation",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_opens_with_a_line_that_says_what_it_selects_and_the_source(name):
+    first = (FOLDER / "loss" / f"{name}.yaml").read_text().splitlines()[0]
+
+    assert first.startswith("# ")
+    assert any(year.isdigit() and len(year) == 4 for year in first.rstrip(")").split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_lists_every_argument_with_its_default(name):
+    cfg = compose(name)
+    parameters = inspect.signature(get_class(cfg._target_)).parameters
+
+    assert set(cfg) - {"_target_"} == set(parameters)
+    for key, parameter in parameters.items():
+        if key not in SETS.get(name, ()):
+            assert cfg[key] == parameter.default
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "distillation"])
+def test_file_makes_a_loss_that_scores_a_batch(name):
+    loss_fn = instantiate(compose(name, counts=(5, 3, 2)))
+
+    assert isinstance(loss_fn, ClassificationLoss)
+    value = loss_fn(torch.tensor([[2.0, 1.0, 0.1]]), torch.tensor([1]))
+    assert value.isfinite() and value > 0
+
+
+def test_weighted_takes_the_counts_of_the_data_and_each_of_its_schemes():
+    def weight(*overrides):
+        return instantiate(compose("weighted", *overrides, counts=(90, 9, 1))).weight.tolist()
+
+    counts = torch.tensor([90, 9, 1])
+    assert weight() == pytest.approx([10 / 27, 100 / 27, 100 / 3])
+    scheme = "loss.weight.scheme=effective_number"
+    expected = losses.class_weights(counts, "effective_number", beta=0.9).tolist()
+    assert weight(scheme, "loss.weight.beta=0.9") == pytest.approx(expected)
+    assert weight("loss.weight.scheme=[1, 2.5, 4]") == [1, 2.5, 4]
+
+
+def test_a_list_of_weights_can_be_given_to_any_loss_with_weights():
+    for name in ("cross_entropy", "nll", "focal", "hinge"):
+        assert instantiate(compose(name, "loss.weight=[1, 2, 4]")).weight.tolist() == [1, 2, 4]
+
+
+def test_distillation_asks_for_the_folder_of_its_teacher():
+    cfg = compose("distillation", "loss.temperature=3")
+
+    assert OmegaConf.missing_keys(cfg) == {"teacher.run"}
+    assert cfg.teacher._target_ == "training.run_folder.load_teacher"
+    cfg.teacher = None
+    assert instantiate(cfg).temperature == 3
