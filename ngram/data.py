@@ -39,7 +39,7 @@ def text_splits(
     name: str,
     *,
     context_size: int,
-    context_order: str = "text",
+    nearest_first: bool = False,
     split: Sequence[float] = (0.8, 0.05, 0.05, 0.1),
     max_lines: int | None = None,
     protocol: str | None = None,
@@ -55,14 +55,14 @@ def text_splits(
         read: returns the text; called once the settings are known to be good.
         name: what to call it where figures are shown.
         context_size: tokens of context, at least 1.
-        context_order: "text", or "nearest_first" as in Bengio-style tutorials that count back.
+        nearest_first: contexts counted back from the target instead of in the order of the text.
         split: shares of the lines for train, val, calibration and test; they sum to 1.
         max_lines: use only the first lines.
         protocol: a name from `ngram.tokens.PROTOCOLS`, which fixes the tokenizer.
         tokenizer: the fields of `ngram.tokens.Tokenizer`.
     """
     cut = tokenizer_for(protocol, Tokenizer(**tokenizer))
-    _check_settings(context_size, context_order, split, max_lines)
+    _check_settings(context_size, split, max_lines)
     lines = read().removesuffix("\n").split("\n")[:max_lines]
     edges = [0, *(int(len(lines) * share + 1e-9) for share in _cumulative(split))]
     blocks = [cut(lines[a:b]) for a, b in pairwise(edges)]
@@ -73,12 +73,10 @@ def text_splits(
         )
     vocabulary = Vocabulary.of(blocks[0], cut.min_count, cut.unk)
     ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
-    windows, targets = windows_of(ids, context_size, context_order)
+    windows, targets = windows_of(ids, context_size, nearest_first)
     ends = torch.tensor([len(block) for block in blocks]).cumsum(0) - context_size
     starts = [0, *ends.tolist()]
-    train, val, calibration, test = (
-        Split(windows[a:b], targets[a:b]) for a, b in pairwise(starts)
-    )
+    train, val, calibration, test = (Split(windows[a:b], targets[a:b]) for a, b in pairwise(starts))
     return Splits(
         train=train,
         val=val,
@@ -90,21 +88,17 @@ def text_splits(
     )
 
 
-def windows_of(ids: Tensor, context_size: int, context_order: str) -> tuple[Tensor, Tensor]:
+def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Tensor, Tensor]:
     """Return contexts (N - context_size, context_size) and the tokens (N - context_size,) after."""
     contexts = ids.unfold(0, context_size, 1)[:-1]
-    if context_order == "nearest_first":
+    if nearest_first:
         contexts = contexts.flip(1)
     return contexts.contiguous(), ids[context_size:]
 
 
-def _check_settings(
-    context_size: int, context_order: str, split: Sequence[float], max_lines: int | None
-) -> None:
+def _check_settings(context_size: int, split: Sequence[float], max_lines: int | None) -> None:
     if context_size < 1:
         raise ValueError(f"context_size must be at least 1, got {context_size}")
-    if context_order not in ("text", "nearest_first"):
-        raise ValueError(f"context_order must be text or nearest_first, got {context_order}")
     if len(split) != 4 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
         raise ValueError(
             "split must be four shares (train, val, calibration, test) that sum to 1,"

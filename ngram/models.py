@@ -27,9 +27,15 @@ class NGramMLP(nn.Module):
         noise: share of context tokens replaced in training by draws from the unigram distribution.
         class_counts: (V,) counts for `noise` and `unigram_bias`.
         unigram_bias: the output bias starts at the log unigram frequencies.
+        near: null, or how many of the nearest tokens have a weight matrix each; then all T tokens
+            also enter as one sum of their embeddings, with a weight for each position and feature:
+            a long context for T D weights.
+        nearest_first: whether contexts are counted back from the target.
+        input_dropout: share of what feeds the first layer dropped in training.
 
     Sources: Bengio et al. 2003, https://www.jmlr.org/papers/v3/bengio03a.html; tying: Press and
-    Wolf 2017, arXiv 1608.05859; noise: Xie et al. 2017, arXiv 1703.02573.
+    Wolf 2017, arXiv 1608.05859; the weighted sum: Mnih and Teh 2012, arXiv 1206.6426; noise: Xie et
+    al. 2017, arXiv 1703.02573.
     """
 
     unigram_cdf: Tensor
@@ -48,6 +54,9 @@ class NGramMLP(nn.Module):
         tied: bool = False,
         noise: float = 0.0,
         unigram_bias: bool = False,
+        near: int | None = None,
+        nearest_first: bool = False,
+        input_dropout: float = 0.0,
     ):
         super().__init__()
         for name, size in (
@@ -62,15 +71,24 @@ class NGramMLP(nn.Module):
             ("dropout", dropout),
             ("output_dropout", output_dropout),
             ("noise", noise),
+            ("input_dropout", input_dropout),
         ):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
+        if near is not None and near < 1:
+            raise ValueError(f"near must be null or at least 1, got {near}")
         self.noise = noise
+        self.near = None if near is None else slice(near) if nearest_first else slice(-near, None)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
-        self.input = nn.Linear(context_size * embedding_dim, hidden_dim)
+        width = context_size if near is None else min(near, context_size) + 1
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.input = nn.Linear(width * embedding_dim, hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(depth - 1))
         norm = nn.LayerNorm if layer_norm else nn.Identity
         self.norms = nn.ModuleList(norm(hidden_dim) for _ in range(depth))
+        if near is not None:
+            gates = torch.full((context_size, embedding_dim), 1 / context_size)
+            self.gates = nn.Parameter(gates)
         self.dropout = nn.Dropout(dropout)
         self.output: nn.Module = nn.Identity()
         if tied:
@@ -93,7 +111,10 @@ class NGramMLP(nn.Module):
         """Return what feeds the output layer, (N, H), or (N, D) where tied, for inputs (N, T)."""
         if self.training and self.noise > 0:
             inputs = self._noised(inputs)
-        x = self.input(self.embedding(inputs).flatten(1))  # (N, H)
+        x = self.embedding(inputs)  # (N, T, D)
+        if self.near is not None:
+            x = torch.cat([x[:, self.near], (x * self.gates).sum(1, keepdim=True)], 1)
+        x = self.input(self.input_dropout(x.flatten(1)))  # (N, H)
         x = self.dropout(F.relu(self.norms[0](x)))
         for linear, norm in zip(self.hidden, self.norms[1:], strict=True):
             x = x + self.dropout(F.relu(norm(linear(x))))

@@ -15,17 +15,17 @@ class Verse:
     Args:
         lines: how many, 0 for none.
         temperature: of the sampling, above 0.
-        context_order: that of the data.
+        nearest_first: the order of the data's contexts.
     """
 
-    def __init__(self, lines: int, temperature: float, context_order: str) -> None:
+    def __init__(self, lines: int, temperature: float, nearest_first: bool) -> None:
         if lines < 0:
             raise ValueError(f"lines must be at least 0, got {lines}")
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.lines = lines
         self.temperature = temperature
-        self.nearest_first = context_order == "nearest_first"
+        self.nearest_first = nearest_first
 
     def __call__(self, moment: Moment) -> Report:
         """Continue the training block."""
@@ -54,14 +54,14 @@ class KneserNeyBaseline:
 
     Args:
         max_order: the highest order tried, 0 for no baseline.
-        context_order: that of the data.
+        nearest_first: the order of the data's contexts.
     """
 
-    def __init__(self, max_order: int, context_order: str) -> None:
+    def __init__(self, max_order: int, nearest_first: bool) -> None:
         if not 0 <= max_order <= 20:
             raise ValueError(f"max_order must be from 0 to 20, got {max_order}")
         self.max_order = max_order
-        self.nearest_first = context_order == "nearest_first"
+        self.nearest_first = nearest_first
 
     def __call__(self, moment: Moment) -> Report:
         """Fit every order on the training block and measure the best."""

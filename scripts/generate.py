@@ -39,7 +39,7 @@ def main() -> None:
 def generate(run: FinishedRun, *, prompt: str, length: int, temperature: float, seed: int) -> str:
     """Return the prompt and `length` tokens after it."""
     data, words = run.cfg.data, run.class_names
-    if "context_order" not in data:
+    if "nearest_first" not in data:
         raise ConfigError(f"{run.folder}: not an n-gram run; it has no text to continue")
     tokenizer = tokenizer_for(
         data.protocol, Tokenizer(**{f.name: data[f.name] for f in fields(Tokenizer)})
@@ -63,7 +63,7 @@ def generate(run: FinishedRun, *, prompt: str, length: int, temperature: float, 
         context[-data.context_size :],
         temperature=temperature,
         seed=seed,
-        nearest_first=data.context_order == "nearest_first",
+        nearest_first=data.nearest_first,
     )
     sampled = [words[next(drawn)] for _ in range(length)]
     return join_tokens([*tokens, *sampled], tokenizer.level)

@@ -104,7 +104,7 @@ def test_blocks_are_contiguous_and_each_token_after_the_first_window_is_predicte
 
 
 def test_a_window_holds_the_tokens_before_its_target_across_blocks():
-    splits, backwards = small(), small(context_order="nearest_first")
+    splits, backwards = small(), small(nearest_first=True)
 
     stream = torch.cat([splits.train.inputs[0], *[b.targets for b in (splits.train, splits.val)]])
     at = 2 + len(splits.train)  # the first target of val
