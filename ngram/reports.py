@@ -15,16 +15,18 @@ class Verse:
     Args:
         lines: how many, 0 for none.
         temperature: of the sampling, above 0.
+        level: what the tokens are: word, char or whitespace.
         nearest_first: the order of the data's contexts.
     """
 
-    def __init__(self, lines: int, temperature: float, nearest_first: bool) -> None:
+    def __init__(self, lines: int, temperature: float, level: str, nearest_first: bool) -> None:
         if lines < 0:
             raise ValueError(f"lines must be at least 0, got {lines}")
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.lines = lines
         self.temperature = temperature
+        self.level = level
         self.nearest_first = nearest_first
 
     def __call__(self, moment: Moment) -> Report:
@@ -42,7 +44,7 @@ class Verse:
             seed=stream_seed(moment.seed, "verse"),
             nearest_first=self.nearest_first,
         )
-        text = "\n".join(sample_lines(tokens, words, self.lines))
+        text = "\n".join(sample_lines(tokens, words, self.lines, self.level))
         moment.log.text("verse", text, moment.step)
         return Report(text=text)
 

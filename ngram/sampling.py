@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from losses import ClassificationLoss
-from ngram.tokens import NEWLINE, UNK
+from ngram.tokens import NEWLINE, UNK, join_tokens
 
 
 @torch.no_grad()
@@ -49,20 +49,17 @@ def sample_tokens(
 
 
 def sample_lines(
-    tokens: Iterator[int], words: Sequence[str], num_lines: int, line_words: int = 9
+    tokens: Iterator[int], words: Sequence[str], num_lines: int, level: str
 ) -> list[str]:
-    """Return the next `num_lines` lines of words; cut by length where line ends are no tokens."""
+    """Return the next `num_lines` lines with words; cut by length where line ends are no tokens."""
+    longest = 80 if level == "char" else 40 if NEWLINE in words else 9
     lines: list[str] = []
-    has_ends = NEWLINE in words
-    for _ in range(num_lines):
-        line: list[str] = []
-        for token in tokens:
-            if words[token] == NEWLINE:
-                if line:
-                    break
-                continue
-            line.append(words[token])
-            if len(line) >= (40 if has_ends else line_words):
-                break
-        lines.append(" ".join(line))
+    line: list[str] = []
+    while len(lines) < num_lines:
+        word = words[next(tokens)]
+        if word != NEWLINE:
+            line.append(word)
+        if line and (word == NEWLINE or len(line) == longest):
+            lines.append(join_tokens(line, level))
+            line = []
     return lines
