@@ -35,12 +35,14 @@ class ClassificationLoss(nn.Module):
         weight: one number >= 0 a class, (C,), by which that class's losses are multiplied.
         ignore_index: targets with this value count for nothing.
         reduction: what `forward` returns: mean, sum, or none (one loss an element).
+        link: what `log_probs` reports: the loss's own probabilities, softmax, or its default.
+        floor: share of the uniform distribution in an own link that can reach zero.
     """
 
     weight: Tensor | None
+    default_link: Literal["own", "softmax"] = "softmax"
     takes_probabilities = False  # whether targets may be class probabilities (N, C, d1..dk)
     refuses_probabilities = True  # whether rows that are distributions cannot be meant as logits
-    link: Literal["own", "softmax"] = "softmax"  # which of the two `log_probs` reports
 
     def __init__(
         self,
@@ -48,14 +50,18 @@ class ClassificationLoss(nn.Module):
         *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
+        link: Link = "default",
+        floor: float = 1e-3,
     ) -> None:
         """Check and keep the arguments."""
         super().__init__()
-        self.register_buffer(
-            "weight", None if weight is None else checks.class_weight("weight", weight)
-        )
+        weight = None if weight is None else checks.class_weight("weight", weight)
+        self.register_buffer("weight", weight)
         self.ignore_index = checks.index("ignore_index", ignore_index)
         self.reduction = checks.choice("reduction", reduction, ("mean", "sum", "none"))
+        checks.choice("link", link, ("default", "own", "softmax"))
+        self.link = self.default_link if link == "default" else link
+        self.floor = checks.number("floor", floor, "[0, 1)")
         self._checked = False
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -68,7 +74,8 @@ class ClassificationLoss(nn.Module):
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log-probabilities that the minimiser of this loss means."""
-        return self.log_probs(logits)
+        chosen = type(self).log_probs is not ClassificationLoss.log_probs
+        return self.log_probs(logits) if chosen else log_softmax(logits)
 
     @property
     def link_differs(self) -> bool:
@@ -94,7 +101,7 @@ class ClassificationLoss(nn.Module):
     def sums(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return (total, normaliser): both add up over any cut of the batch into rows."""
+        """Return (total, normaliser); both add up over any cut of the batch into rows."""
         losses, shares = self._unreduced(logits, targets, inputs)
         return losses.sum(), shares.sum()
 
@@ -111,7 +118,7 @@ class ClassificationLoss(nn.Module):
         if soft:
             checks.class_probabilities(targets)
         else:
-            checks.indices(targets, logits.shape[1], self.ignore_index)
+            checks.class_indices(targets, logits.shape[1], self.ignore_index)
 
     def _check_values(self, logits: Tensor) -> None:
         if self.refuses_probabilities:
@@ -141,7 +148,7 @@ class ClassificationLoss(nn.Module):
         try:
             losses = self._weighted(logits, targets, inputs)
         except (IndexError, RuntimeError):
-            checks.indices(targets, logits.shape[1], self.ignore_index)  # says which and where
+            checks.class_indices(targets, logits.shape[1], self.ignore_index)  # says which it was
             raise
         shares = torch.ones_like(losses) if self.weight is None else self._share(targets, losses)
         return losses.masked_fill(ignored, 0), shares.masked_fill(ignored, 0)
@@ -150,7 +157,7 @@ class ClassificationLoss(nn.Module):
         # a compiled step cannot stop to look at numbers: the first evaluation does it then
         if not self._checked and not torch.compiler.is_compiling():
             self.check(logits, targets)
-            self._checked = True
+            self._checked = logits.numel() > 0
 
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         losses = self.elementwise(logits, targets)

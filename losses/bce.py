@@ -9,7 +9,6 @@ from torch import Tensor
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, at_least_float32, class_axis
 from losses.gradient import with_gradient
-from losses.link import chosen
 
 
 class OneVsRestBCELoss(ClassificationLoss):
@@ -22,26 +21,21 @@ class OneVsRestBCELoss(ClassificationLoss):
     Summed over classes: C times torch's BCEWithLogitsLoss on one-hot targets. CrossEntropyLoss lets
     the classes compete; here each sigmoid reaches its own eta_k, so the link normalises sigmoids.
 
-        >>> import torch
         >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> OneVsRestBCELoss(reduction="none")(logits, torch.tensor([0, 1]))
         tensor([2.1846, 1.7461])
 
     Rifkin and Klautau, 2004, In Defense of One-Vs-All Classification,
     https://www.jmlr.org/papers/v5/rifkin04a.html
-
-    Args:
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
-        link: own, softmax, or default (own).
     """
+
+    default_link = "own"
 
     def __init__(
         self, *, ignore_index: int = -100, reduction: Reduction = "mean", link: Link = "default"
     ) -> None:
         """Check and keep the arguments."""
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
-        self.link = chosen(link, default="own")
+        super().__init__(ignore_index=ignore_index, reduction=reduction, link=link)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its slope is s_k, s_y - 1 at y."""
@@ -69,21 +63,15 @@ class MultiLabelBCELoss(ClassificationLoss):
     ones, so the link is s / (s + c (1 - s)) = sigmoid(z - ln c), a probability for each label that
     is not normalised over labels.
 
-        >>> import torch
         >>> logits = torch.tensor([[2.0, -1.0], [0.5, 0.0]])
         >>> MultiLabelBCELoss()(logits, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
         tensor(0.4019)
 
     Zhang and Zhou, 2014, A Review on Multi-Label Learning Algorithms,
     https://doi.org/10.1109/TKDE.2013.39
-
-    Args:
-        weight: >= 0, of any shape that broadcasts against the logits.
-        reduction: mean (over elements), sum or none.
-        pos_weight: > 0, of any shape that broadcasts against the logits: (C,) for (N, C).
     """
 
-    link = "own"
+    default_link = "own"
     pos_weight: Tensor | None
 
     def __init__(
@@ -95,8 +83,11 @@ class MultiLabelBCELoss(ClassificationLoss):
     ) -> None:
         """Check and keep the arguments."""
         super().__init__(reduction=reduction)
-        self.weight = checks.factor("weight", weight)
-        self.register_buffer("pos_weight", checks.factor("pos_weight", pos_weight, positive=True))
+        if weight is not None:
+            self.weight = checks.factors("weight", weight, torch.float32)
+        if pos_weight is not None:
+            pos_weight = checks.factors("pos_weight", pos_weight, torch.float32, allow_zero=False)
+        self.register_buffer("pos_weight", pos_weight)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return log sigmoid(z - ln c) of each label."""
@@ -105,7 +96,7 @@ class MultiLabelBCELoss(ClassificationLoss):
 
     def check(self, logits: Tensor, targets: Tensor) -> None:
         """Make every check, those included that read all of the batch."""
-        checks.same_shape(logits, targets)
+        checks.labels(logits, targets)
         self._check_values(logits.detach())
         checks.between_0_and_1(targets.detach())
 
@@ -116,14 +107,10 @@ class MultiLabelBCELoss(ClassificationLoss):
     def _unreduced(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        checks.same_shape(logits, targets)
+        checks.labels(logits, targets)
         self._check_first(logits, targets)
         z = at_least_float32(logits)
-        weight, pos_weight = (
-            None if factor is None else factor.to(z.dtype)
-            for factor in (self.weight, self.pos_weight)
-        )
         losses = F.binary_cross_entropy_with_logits(
-            z, targets.to(z.dtype), weight, reduction="none", pos_weight=pos_weight
+            z, targets.to(z.dtype), self.weight, reduction="none", pos_weight=self.pos_weight
         )
         return losses, losses.new_tensor(losses.numel())

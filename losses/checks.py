@@ -1,11 +1,12 @@
 """The sentences with which a loss answers a bad argument or a bad batch.
 
-Each says what was expected, what came, and how to mend it. A constructor argument's sentence begins
-with the argument's name; `N`, `C`, `d1..dk` are rows, classes and further axes, class axis 1.
+Each says what was expected, what came, and how to mend it. That of a constructor argument begins
+with the argument's name.
 """
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 
 def number(name: str, value: float, interval: str) -> float:
     """Return `value` as a float if it lies in `interval`, such as "[0, 1)" or "(0, inf)"."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in {interval}, got {value!r}")
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     above = low <= value if interval[0] == "[" else low < value
@@ -32,80 +33,75 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> str:
 
 def index(name: str, value: int) -> int:
     """Return `value` if it is a whole number."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    return value
+    return int(value)
+
+
+def factors(
+    name: str, value: Tensor | Sequence[float], dtype: torch.dtype, *, allow_zero: bool = True
+) -> Tensor:
+    """Return finite factors >= 0, or > 0, as a tensor of floats, by default of `dtype`."""
+    try:
+        values = value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be one number a class, got {value!r}") from None
+    values = values if values.is_floating_point() else values.to(dtype)
+    bad = ~(values.isfinite() & ((values >= 0) if allow_zero else (values > 0)))
+    if bad.any():
+        allowed = ">= 0" if allow_zero else "> 0"
+        where = f" for class {int(bad.nonzero()[0, -1])}" if values.ndim else ""
+        raise ValueError(f"{name} must be finite and {allowed}, got {values[bad][0].item()}{where}")
+    return values
 
 
 def class_weight(
-    name: str, weight: Tensor | Sequence[float], dtype: torch.dtype = torch.float32
+    name: str, value: Tensor | Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return one finite weight >= 0 a class as a tensor (C,), of `dtype` unless it is one."""
-    try:
-        values = weight if isinstance(weight, Tensor) else torch.tensor(list(weight), dtype=dtype)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be one number a class, got {weight!r}") from None
-    if values.ndim != 1 or values.numel() < 2 or values.is_complex():
-        raise ValueError(
-            f"{name} must be one number a class, shape (C,) with C >= 2, got shape "
-            f"{tuple(values.shape)}"
-        )
-    values = values if values.is_floating_point() else values.to(dtype)
-    bad = ~(values.isfinite() & (values >= 0))
-    if bad.any():
-        k = int(bad.nonzero()[0])
-        raise ValueError(f"{name} must be finite and >= 0, got {values[k].item()} for class {k}")
+    """Return one factor >= 0 a class, (C,), not all of them 0."""
+    values = factors(name, value, dtype)
+    if values.ndim != 1 or values.numel() < 2:
+        shape = tuple(values.shape)
+        raise ValueError(f"{name} must be one number a class, (C,) with C >= 2, got shape {shape}")
     if not values.any():
         raise ValueError(f"{name} must be > 0 for at least one class, got only zeros")
     return values
 
 
-def factor(
-    name: str, value: Tensor | Sequence[float] | None, *, positive: bool = False
-) -> Tensor | None:
-    """Return a factor of any shape, finite and >= 0 (or > 0), as a floating-point tensor."""
-    if value is None:
-        return None
-    values = torch.as_tensor(value)
-    values = values if values.is_floating_point() else values.to(torch.get_default_dtype())
-    good = values.isfinite() & ((values > 0) if positive else (values >= 0))
-    if not bool(good.all()):
-        allowed = "> 0" if positive else ">= 0"
-        raise ValueError(f"{name} must be finite and {allowed}, got {values[~good][0].item()}")
-    return values
+def types(logits: Tensor, targets: Tensor) -> None:
+    """Check that both are tensors, and the logits floating point."""
+    for name, value in (("logits", logits), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}: use logits.float()")
 
 
 def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities: bool) -> bool:
     """Check types and shapes; return whether the targets are class probabilities.
 
-    Python comparisons only, so that every step can afford it.
-
-    Args:
-        logits: what the model gave.
-        targets: what the data gave.
-        weight: the class weights (C,), if any.
-        probabilities: whether the loss takes class probabilities as targets.
+    It compares sizes and reads no number, so that every step can afford it.
     """
-    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
-        name, value = ("targets", targets) if isinstance(logits, Tensor) else ("logits", logits)
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got {logits.dtype}: use logits.float()")
+    types(logits, targets)
     if logits.ndim == 0:
         raise ValueError("logits must have a class axis, (N, C) or (C,), got a single number")
     axis = 1 if logits.ndim > 1 else 0
     num_classes = logits.shape[axis]
     if num_classes < 2:
         raise ValueError(
-            f"logits must have at least 2 classes on axis {axis}, got shape "
-            f"{tuple(logits.shape)}: for one yes-or-no output use MultiLabelBCELoss"
+            f"logits must have at least 2 classes on axis {axis}, got shape {tuple(logits.shape)}: "
+            "for one yes-or-no output use MultiLabelBCELoss"
         )
     if weight is not None and weight.numel() != num_classes:
-        raise ValueError(_weight_length(weight.numel(), num_classes))
-    if targets.is_floating_point() and targets.shape == logits.shape and probabilities:
+        short = weight.numel() < num_classes
+        raise ValueError(
+            f"weight must have one entry for each of {num_classes} classes, got {weight.numel()}: "
+            + (f"class {weight.numel()} has none" if short else f"there is no class {num_classes}")
+        )
+    if probabilities and targets.shape == logits.shape and targets.is_floating_point():
         return True
     if targets.shape != logits.shape[:axis] + logits.shape[axis + 1 :]:
-        raise ValueError(_shape_mismatch(logits, targets, axis, probabilities))
+        raise ValueError(_shape_mismatch(logits, targets, axis))
     if targets.is_floating_point() or targets.is_complex():
         raise TypeError(
             f"targets of shape {tuple(targets.shape)} are class indices and must be integers, "
@@ -114,35 +110,25 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     return False
 
 
-def _weight_length(length: int, num_classes: int) -> str:
-    which = (
-        f"class {length} has none"
-        if length < num_classes
-        else f"there is no class {num_classes} to take the next"
-    )
-    return f"weight must have one entry for each of {num_classes} classes, got {length}: {which}"
-
-
-def _shape_mismatch(logits: Tensor, targets: Tensor, axis: int, probabilities: bool) -> str:
+def _shape_mismatch(logits: Tensor, targets: Tensor, axis: int) -> str:
     shape = tuple(logits.shape)
     expected = shape[:axis] + shape[axis + 1 :]
     got = f"targets must have shape {expected} for logits {shape}, got {tuple(targets.shape)}"
     if logits.ndim == 1:
         return f"{got}: one row of logits takes one target, so keep both axes of a batch, (N, C)"
+    if targets.shape == logits.shape and targets.is_floating_point():
+        return f"{got}: this loss takes class indices, targets.argmax(1)"
     if targets.shape == logits.shape:
-        if targets.is_floating_point():
-            return f"{got}: this loss takes class indices, targets.argmax({axis})"
-        soft = ", or class probabilities as floats, targets.float()" if probabilities else ""
-        return f"{got}, one-hot integers: use class indices, targets.argmax({axis}){soft}"
-    if logits.ndim > 2 and tuple(targets.shape) in (shape[:-1], shape):
+        return f"{got}, one-hot integers: use class indices, targets.argmax(1)"
+    if targets.shape == logits.shape[:-1]:
         return f"{got}: the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
         return f"{got}: use targets.reshape({expected})"
     return f"{got}: one class index for each row of logits"
 
 
-def indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Check that every class index lies in [0, num_classes) or is `ignore_index`."""
+def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Check that every target lies in [0, num_classes) or is `ignore_index`."""
     bad = ((targets < 0) | (targets >= num_classes)) & (targets != ignore_index)
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
@@ -155,49 +141,46 @@ def indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
 
 def class_probabilities(targets: Tensor) -> None:
     """Check that floating-point targets (N, C, d1..dk) are probabilities over axis 1."""
-    if not bool((targets >= 0).all()):  # also false for NaN
+    if not (targets >= 0).all():  # NaN is not
         raise ValueError(
             f"targets given as class probabilities must be >= 0, got {targets.min().item():g}: "
             "pass class indices as integers, or probabilities"
         )
-    sums = targets.sum(1, dtype=torch.float32)
-    worst = (sums - 1).abs()
-    if worst.numel() and bool(worst.max() > _tolerance(targets)):
+    sums = targets.sum(1, dtype=torch.float32).flatten()
+    worst = sums[(sums - 1).abs().argmax()].item() if len(sums) else 1.0
+    if abs(worst - 1) > _tolerance(targets):
         raise ValueError(
-            "targets given as class probabilities must sum to 1 over the class axis (1), got a "
-            f"sum of {sums.flatten()[worst.argmax()].item():g}: divide by the sum, move the class "
-            "axis to 1, or pass class indices as integers"
+            "targets given as class probabilities must sum to 1 over the class axis (1), got a sum "
+            f"of {worst:g}: divide by the sum, move the class axis to 1, or pass class indices as "
+            "integers"
         )
 
 
-def same_shape(logits: Tensor, targets: Tensor) -> None:
-    """Check types and shapes of logits and of targets that say something of each of them."""
-    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
-        raise TypeError("logits and targets must be a torch.Tensor each")
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got {logits.dtype}: use logits.float()")
+def labels(logits: Tensor, targets: Tensor) -> None:
+    """Check types and shapes of logits and of one target in [0, 1] for each."""
+    types(logits, targets)
     if targets.shape != logits.shape:
         raise ValueError(
-            f"targets must have the shape of logits, {tuple(logits.shape)}, one number in [0, 1] a "
-            f"label, got {tuple(targets.shape)}: for class indices use OneVsRestBCELoss"
+            f"targets must have the shape of logits, {tuple(logits.shape)}, a number in [0, 1] for "
+            f"each label, got {tuple(targets.shape)}: for class indices use OneVsRestBCELoss"
         )
 
 
 def between_0_and_1(targets: Tensor) -> None:
     """Check that every target lies in [0, 1]."""
-    good = (targets >= 0) & (targets <= 1)
-    if not bool(good.all()):
+    bad = ~((targets >= 0) & (targets <= 1))
+    if bad.any():
         raise ValueError(
-            f"targets must lie in [0, 1], got {targets[~good][0].item()}: 1 where a label applies, "
-            "0 where not"
+            f"targets must lie in [0, 1], got {targets[bad][0].item()}: 1 where a label applies, "
+            "0 where it does not"
         )
 
 
 def not_probabilities(logits: Tensor, name: str = "logits") -> None:
-    """Refuse logits (N, C, d1..dk) whose every row is already a distribution."""
-    if logits.numel() and bool((logits >= 0).all()):
+    """Refuse logits (N, C, d1..dk) whose every row is a distribution already."""
+    if logits.numel() and (logits >= 0).all():
         off = (logits.sum(1, dtype=torch.float32) - 1).abs().max()
-        if bool(off < _tolerance(logits)):
+        if off < _tolerance(logits):
             raise ValueError(
                 f"{name} must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
                 "already applied: take the softmax out of the model, the loss applies it itself"
@@ -206,14 +189,13 @@ def not_probabilities(logits: Tensor, name: str = "logits") -> None:
 
 def log_probabilities(log_probs: Tensor) -> None:
     """Check that every row of (N, C, d1..dk) holds normalised log-probabilities."""
-    if not log_probs.numel():
-        return
-    if bool((log_probs >= 0).all()):
+    if log_probs.numel() and (log_probs >= 0).all():
         raise ValueError(
-            "log_probs must be log-probabilities <= 0, got numbers >= 0 only, such as "
+            "log_probs must be log-probabilities <= 0, got only numbers >= 0, such as "
             "probabilities: use log_softmax(logits, 1), not softmax"
         )
-    off = log_probs.float().logsumexp(1).abs().max().item()
+    sums = log_probs.float().logsumexp(1)
+    off = sums.abs().max().item() if sums.numel() else 0.0
     if not off < 10 * _tolerance(log_probs):
         raise ValueError(
             "log_probs must be normalised log-probabilities, got rows whose exponentials do not "

@@ -13,10 +13,10 @@ def class_weights(
 ) -> Tensor:
     """Return a weight for each class, (K,) float64, from how often each occurs in training.
 
-    For counts n, their sum N and K classes:
+    For n = `class_counts`, their sum N and K classes, by `scheme`:
 
         balanced           w_k = N / (K n_k)
-        effective_number   w_k proportional to (1 - beta) / (1 - beta^n_k), with mean 1
+        effective_number   w_k = c (1 - beta) / (1 - beta^n_k), with c such that the mean is 1
         a list             w_k as given
 
     beta = 0 weighs all classes alike, and beta towards 1 weighs by 1 / n_k. A class absent from the
@@ -29,10 +29,6 @@ def class_weights(
     https://doi.org/10.1093/oxfordjournals.pan.a004868; Cui et al., 2019, Class-Balanced Loss Based
     on Effective Number of Samples, https://arxiv.org/abs/1901.05555
 
-    Args:
-        class_counts: how many examples each class has, (K,).
-        scheme: balanced, effective_number, or a list of one weight a class.
-        beta: in [0, 1), for effective_number.
     """
     beta = checks.number("beta", beta, "[0, 1)")
     if not isinstance(scheme, str):

@@ -20,7 +20,6 @@ class DistillationLoss(ClassificationLoss):
 
     alpha = 0 is CrossEntropyLoss. T^2 keeps the two gradients of one size as T changes.
 
-        >>> import torch
         >>> student = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> teacher = torch.tensor([[1.5, 1.2, 0.3], [0.5, 2.5, 0.0]])
         >>> loss_fn = DistillationLoss(temperature=2.0, alpha=1.0, reduction="none")
@@ -33,10 +32,10 @@ class DistillationLoss(ClassificationLoss):
     Args:
         teacher: gives logits for the student's inputs; on their device, in eval mode. Without one,
             the teacher's logits take the place of the inputs in every call.
-        temperature: T > 0.
-        alpha: the teacher's share, in [0, 1].
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
+        temperature: T, > 0.
+        alpha: a, in [0, 1].
+        ignore_index: as in ClassificationLoss.
+        reduction: as in ClassificationLoss.
     """
 
     takes_probabilities = True

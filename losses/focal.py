@@ -8,7 +8,7 @@ from torch import Tensor
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, class_axis, log_softmax
 from losses.gradient import with_gradient
-from losses.link import chosen, without_weight
+from losses.link import without_weight
 from losses.softmax import split_softmax
 
 
@@ -23,7 +23,6 @@ class FocalLoss(ClassificationLoss):
     probabilities eta, w eta is proportional to h(p) with h = p / ((1 - p)^g - g (1 - p)^(g - 1) p
     ln p). The link is h(p) / w, normalised; it ranks classes as p / w does.
 
-        >>> import torch
         >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> FocalLoss(reduction="none")(logits, torch.tensor([0, 1]))
         tensor([0.0485, 0.0063])
@@ -31,15 +30,9 @@ class FocalLoss(ClassificationLoss):
     Lin et al., 2017, Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002;
     Charoenphakdee et al., 2021, On Focal Loss for Class-Posterior Probability Estimation (the
     link), https://arxiv.org/abs/2011.09172
-
-    Args:
-        weight: one number >= 0 a class (alpha in the paper).
-        gamma: how fast attention falls with p_y, >= 0.
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean (by the sum of weights), sum or none.
-        link: own, softmax, or default (own).
-        floor: share of the uniform distribution in the own link where a weight is zero.
     """
+
+    default_link = "own"
 
     def __init__(
         self,
@@ -52,10 +45,10 @@ class FocalLoss(ClassificationLoss):
         floor: float = 1e-3,
     ) -> None:
         """Check and keep the arguments."""
-        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
+        super().__init__(
+            weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
+        )
         self.gamma = checks.number("gamma", gamma, "[0, inf)")
-        self.link = chosen(link, default="own")
-        self.floor = checks.number("floor", floor, "[0, 1)")
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return q^g (-ln p), q = 1 - p; its slope is c p_k at k != y and -c q at y."""
@@ -83,10 +76,11 @@ class FocalLoss(ClassificationLoss):
         top = log_p.argmax(axis, keepdim=True)
         rest = log_p.scatter(axis, top, -torch.inf).logsumexp(axis, keepdim=True)
         log_q = torch.log1p(-log_p.exp()).scatter(axis, top, rest).clamp(min=-1e30)
-        q = log_q.exp()
+        p, q = log_p.exp(), log_q.exp()
         log_p = torch.where(q < 0.5, torch.log1p(-q), log_p)
         ratio = torch.where(q > 0, -log_p / q, 1)
-        log_h = log_p - self.gamma * log_q - torch.log1p(self.gamma * log_p.exp() * ratio)
+        slope = self.gamma * torch.where(p > 0, p * ratio, 0)
+        log_h = log_p - self.gamma * log_q - torch.log1p(slope)
         log_probs = log_h.log_softmax(axis)
         if self.weight is None:
             return log_probs

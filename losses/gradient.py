@@ -19,18 +19,10 @@ def with_gradient(
     at_target: Tensor,
     square: Tensor | None = None,
 ) -> Tensor:
-    """Return `losses` (N, d1..dk) with a gradient.
+    """Return `losses` (N, d1..dk), computed from `logits.detach()`, with their gradient.
 
-    It is scale * base + square * base^2 + at_target * onehot(targets); a second derivative raises.
-
-    Args:
-        logits: what the gradient is with respect to, (N, C, d1..dk).
-        targets: class indices, (N, d1..dk).
-        losses: the values, computed from `logits.detach()`.
-        base: (N, C, d1..dk), kept until backward.
-        scale: (N, d1..dk).
-        at_target: (N, d1..dk).
-        square: (N, d1..dk), if any.
+    It is `at_target` at the target and scale * base + square * base^2 elsewhere, of which `base` is
+    (N, C, d1..dk) and the factors are (N, d1..dk). A second derivative raises.
     """
     result: Tensor = _WithGradient.apply(logits, targets, losses, base, scale, at_target, square)
     return result
@@ -40,15 +32,13 @@ class _WithGradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        logits: Tensor, targets: Tensor, losses: Tensor, *coefficients: Tensor | None
-    ) -> Tensor:
+    def forward(logits: Tensor, targets: Tensor, losses: Tensor, *rest: Tensor | None) -> Tensor:
         return losses.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        _, targets, _, *coefficients = inputs
-        ctx.save_for_backward(targets, *coefficients)
+        _, targets, _, *rest = inputs
+        ctx.save_for_backward(targets, *rest)
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
@@ -58,14 +48,14 @@ class _WithGradient(torch.autograd.Function):
         else:
             gradient = base * (outer * square).unsqueeze(1)
             gradient.add_((outer * scale).unsqueeze(1)).mul_(base)
-        gradient.scatter_add_(1, targets.unsqueeze(1), (outer * at_target).unsqueeze(1))
-        if torch.is_grad_enabled():  # create_graph=True: what depends on the logits was not kept
+        gradient.scatter_(1, targets.unsqueeze(1), (outer * at_target).unsqueeze(1))
+        if torch.is_grad_enabled():  # create_graph=True: how it depends on the logits was not kept
             gradient = _Refuse.apply(gradient, _LEAF)
-        return gradient, None, None, None, None, None, None
+        return gradient, *[None] * 6
 
 
 class _Refuse(torch.autograd.Function):
-    """Pass a gradient on, and raise when it is differentiated: silence would be a wrong number."""
+    """Pass a gradient on, and raise when it is differentiated, where silence would be wrong."""
 
     generate_vmap_rule = True
 
@@ -80,8 +70,8 @@ class _Refuse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            "this loss is differentiable once: for second derivatives take "
-            "CrossEntropyLoss without label smoothing"
+            "this loss is differentiable once, a second derivative was asked for: use plain "
+            "CrossEntropyLoss"
         )
 
 

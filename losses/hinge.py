@@ -23,7 +23,6 @@ class HingeLoss(ClassificationLoss):
     margin, so no probability can be read from its optimum: what `log_probs` gives, the softmax of
     the scores, is a score too until a temperature has been fitted to it.
 
-        >>> import torch
         >>> scores = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> HingeLoss(reduction="none")(scores, torch.tensor([1, 1]))
         tensor([2., 0.])
@@ -32,13 +31,6 @@ class HingeLoss(ClassificationLoss):
     Machines, https://www.jmlr.org/papers/v2/crammer01a.html; Weston and Watkins, 1999, Support
     Vector Machines for Multi-Class Pattern Recognition,
     https://www.esann.org/sites/default/files/proceedings/legacy/es1999-461.pdf
-
-    Args:
-        weight: one number >= 0 a class.
-        variant: crammer_singer or weston_watkins.
-        margin: m > 0.
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean (by the sum of weights), sum or none.
     """
 
     def __init__(

@@ -24,10 +24,6 @@ def info_nce(similarity: Tensor, tau: float = 0.1) -> Tensor:
 
     van den Oord, Li and Vinyals, 2018, Representation Learning with Contrastive Predictive Coding,
     https://arxiv.org/abs/1807.03748
-
-    Args:
-        similarity: (N, N), row i against column j.
-        tau: temperature, > 0.
     """
     tau = checks.number("tau", tau, "(0, inf)")
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:

@@ -1,18 +1,9 @@
 """From a loss's minimiser back to probabilities: what the links of several losses share."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from losses import checks
-from losses.base import Link, class_axis
-
-
-def chosen(link: Link, default: Literal["own", "softmax"]) -> Literal["own", "softmax"]:
-    """Resolve a `link` argument to the one that is meant."""
-    checks.choice("link", link, ("default", "own", "softmax"))
-    return default if link == "default" else link
+from losses.base import class_axis
 
 
 def with_floor(probs: Tensor, floor: float) -> Tensor:

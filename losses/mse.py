@@ -6,7 +6,7 @@ from torch import Tensor
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, at_least_float32, class_axis
 from losses.gradient import with_gradient
-from losses.link import chosen, project_to_simplex, with_floor
+from losses.link import project_to_simplex, with_floor
 from losses.softmax import split_softmax
 
 
@@ -20,17 +20,12 @@ class SoftmaxMSELoss(ClassificationLoss):
     Summed over classes, not averaged as torch's MSELoss would. Its minimiser is softmax(z) = eta,
     as of CrossEntropyLoss, but it never exceeds 2, and its gradient vanishes where p_y is near 0.
 
-        >>> import torch
         >>> logits = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> SoftmaxMSELoss(reduction="none")(logits, torch.tensor([0, 1]))
         tensor([0.1848, 0.0488])
 
     Brier, 1950, Verification of Forecasts Expressed in Terms of Probability,
     https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
-
-    Args:
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
     """
 
     def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
@@ -38,19 +33,19 @@ class SoftmaxMSELoss(ClassificationLoss):
         super().__init__(ignore_index=ignore_index, reduction=reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return sum_{k != y} p_k^2 + (1 - p_y)^2; its slope is -2 p_y loss at y."""
+        """Return sum_{k != y} p_k^2 + (1 - p_y)^2."""
         others, p, q = split_softmax(logits.detach(), targets)
         squares = torch.linalg.vector_norm(others, dim=1).square()
         losses = squares + q.square()
-        # at k != y the slope is 2 p_k^2 - 2 p_k (sum_j p_j^2 - p_y)
+        # the slope is 2 p_k^2 - 2 p_k (sum_j p_j^2 - p_y) at k != y, and -2 p_y loss at y
         scale, two = 2 * (p * q - squares), torch.full_like(p, 2)
         return with_gradient(logits, targets, losses, others, scale, -2 * p * losses, square=two)
 
 
 class RescaledMSELoss(ClassificationLoss):
-    """Regress the raw outputs on a tall one-hot: M at the target, 0 elsewhere.
+    """Regress the raw outputs on a tall one-hot: `M` at the target, 0 elsewhere.
 
-    For raw outputs z and target y:
+    For raw outputs z, `k`, `M` and target y:
 
         loss = k (z_y - M)^2 + sum_{j != y} z_j^2
 
@@ -58,22 +53,15 @@ class RescaledMSELoss(ClassificationLoss):
     the one target. Its minimiser for true probabilities eta is z = k M eta / (1 + (k - 1) eta), and
     the link solves that for eta, z clamped to [0, M] first; softmax(z) would be meaningless.
 
-        >>> import torch
         >>> outputs = torch.tensor([[2.0, 1.0, 0.0], [0.0, 30.0, 0.0]])
         >>> RescaledMSELoss(reduction="none")(outputs, torch.tensor([0, 1]))
         tensor([11761.,     0.])
 
     Hui and Belkin, 2021, Evaluation of Neural Architectures Trained with Square Loss vs
     Cross-Entropy in Classification Tasks, https://arxiv.org/abs/2006.07322
-
-    Args:
-        k: weight of the target's error, > 0.
-        M: height of the target, > 0.
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
-        link: own, softmax, or default (own).
-        floor: share of the uniform distribution mixed into the own link, which can reach zero.
     """
+
+    default_link = "own"
 
     def __init__(
         self,
@@ -86,18 +74,15 @@ class RescaledMSELoss(ClassificationLoss):
         floor: float = 1e-3,
     ) -> None:
         """Check and keep the arguments."""
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        super().__init__(ignore_index=ignore_index, reduction=reduction, link=link, floor=floor)
         self.k = checks.number("k", k, "(0, inf)")
         self.M = checks.number("M", M, "(0, inf)")
-        self.link = chosen(link, default="own")
-        self.floor = checks.number("floor", floor, "[0, 1)")
-        # at M = 1 the outputs aimed at are themselves probabilities
-        self.refuses_probabilities = self.M > 1
+        self.refuses_probabilities = self.M > 1  # at M = 1 they are what is aimed at
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return k (z_y - M)^2 + sum_{j != y} z_j^2; its slope is 2 k (z_y - M) at y, else 2 z."""
+        """Return k (z_y - M)^2 + sum_{j != y} z_j^2."""
         rows = targets.unsqueeze(1)
-        others = logits.detach().scatter(1, rows, 0)
+        others = logits.detach().scatter(1, rows, 0)  # (N, C, d1..dk)
         error = logits.detach().gather(1, rows).squeeze(1) - self.M
         losses = self.k * error.square() + torch.linalg.vector_norm(others, dim=1).square()
         two = torch.full_like(error, 2)
@@ -107,9 +92,8 @@ class RescaledMSELoss(ClassificationLoss):
         """Return the log of z / (k M - (k - 1) z), normalised, floor mixed in."""
         z = at_least_float32(logits).clamp(0, self.M)  # beyond M the fraction has a pole
         probs = z / (self.k * self.M - (self.k - 1) * z)
-        axis = class_axis(logits)
-        total = probs.sum(axis, keepdim=True)
-        uniform = torch.full_like(probs, 1 / logits.shape[axis])  # when no output is above 0
+        total = probs.sum(class_axis(logits), keepdim=True)
+        uniform = 1 / logits.shape[class_axis(logits)]  # when no output is above 0
         return with_floor(torch.where(total > 0, probs / total, uniform), self.floor)
 
 
@@ -123,7 +107,6 @@ class LogitsMSELoss(RescaledMSELoss):
     SoftmaxMSELoss without the softmax; RescaledMSELoss with k = 1, M = 1, up to the link. Its
     minimiser is z = eta itself, so the link is the nearest point of the probability simplex.
 
-        >>> import torch
         >>> outputs = torch.tensor([[0.6, 0.3, 0.1], [0.0, 1.0, 0.0]])
         >>> LogitsMSELoss(reduction="none")(outputs, torch.tensor([0, 1]))
         tensor([0.2600, 0.0000])
@@ -131,12 +114,6 @@ class LogitsMSELoss(RescaledMSELoss):
     Rifkin, Yeo and Poggio, 2003, Regularized Least-Squares Classification,
     https://cbcl.mit.edu/publications/ps/rlsc.pdf; Duchi et al., 2008, Efficient Projections onto
     the l1-Ball (the link), https://doi.org/10.1145/1390156.1390191
-
-    Args:
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
-        link: own, softmax, or default (own).
-        floor: share of the uniform distribution mixed into the own link, which can reach zero.
     """
 
     def __init__(

@@ -1,10 +1,12 @@
 """Negative log-likelihood: on log-probabilities as in torch, and with log_softmax spelled out."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss
+from losses.base import ClassificationLoss, Reduction
 
 
 class NLLLoss(ClassificationLoss):
@@ -24,12 +26,17 @@ class NLLLoss(ClassificationLoss):
 
     Fisher, 1922, On the Mathematical Foundations of Theoretical Statistics,
     https://doi.org/10.1098/rsta.1922.0009
-
-    Args:
-        weight: one number >= 0 a class.
-        ignore_index: class indices with this value count for nothing.
-        reduction: mean, sum or none.
     """
+
+    def __init__(
+        self,
+        weight: Tensor | Sequence[float] | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        """Check and keep the arguments."""
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return -l_y of the log-probabilities `logits`."""

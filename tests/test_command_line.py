@@ -165,6 +165,21 @@ def test_smoke_runs_every_stage_under_each_loss(loss, command_line):
     assert re.search(r"tensorboard --logdir outputs$", out, re.MULTILINE)
 
 
+def test_distillation_learns_from_a_finished_run(command_line):
+    assert command_line("debug=smoke", "hydra.run.dir=teacher")[0] == 0
+    assert command_line("debug=smoke", "loss=distillation", "loss.teacher.run=teacher")[0] == 0
+
+    run = "loss.teacher.run"
+    code, _, err = command_line("debug=smoke", "loss=distillation")
+    assert (code, err) == (2, f"error: {run}: is required; set it with {run}=VALUE\n")
+    code, _, err = command_line("debug=smoke", "loss=distillation", "loss.teacher.run=nowhere")
+    assert code == 5 and err.startswith("error: nowhere: not a run folder")
+    code, _, err = command_line(
+        "debug=smoke", "data.min_count=1", "loss=distillation", "loss.teacher.run=teacher"
+    )
+    assert code == 2 and err.startswith("error: loss: teacher teacher was trained on other data")
+
+
 def test_a_sweep_gives_each_job_a_folder_and_goes_on_after_a_failure(command_line):
     code, _, err = command_line(
         "-m", "loss=mse,nll", "optimizer.lr=-1,0.01", "seed=1,2", "debug=smoke"
@@ -222,7 +237,7 @@ def test_the_settings_of_a_job_can_be_shown_resolved(command_line):
 def test_every_option_says_what_it_selects_and_composes(file):
     lines = file.read_text().splitlines()
     first = next(line for line in lines if not line.startswith("# @package"))
-    assert re.match(r"# [A-Z].{20,}", first)
+    assert re.match(r"# \S.{20,}", first)
 
     group, option = file.parent.name, file.stem
     cfg = compose(f"{group}={option}", task="vision" if "vision" in file.parts else "ngram")

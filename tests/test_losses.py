@@ -416,6 +416,8 @@ def test_a_masked_class_leaves_other_rows_alone(name):
     assert value.isfinite()
     assert slope.isfinite().all()
     assert (slope[:, 0] == 0).all()
+    for log_probs in (make(name).log_probs(masked), make(name).own_log_probs(masked)):
+        assert_close(log_probs.exp().sum(1), torch.ones(4, dtype=torch.float64))
 
 
 # Shapes, masks, sums
@@ -428,11 +430,12 @@ def test_further_axes_are_rows_in_another_arrangement(name, shape):
     rows = logits.detach().movedim(1, -1).reshape(-1, 5)
     loss_fn = make(name, reduction="none")
 
-    value, slope = gradient(loss_fn, logits, targets, logits.detach())
     flat_value, flat_slope = gradient(loss_fn, rows, targets.flatten(), rows)
+    for arranged in (logits, logits.movedim(1, -1).contiguous().movedim(-1, 1)):
+        value, slope = gradient(loss_fn, arranged, targets, logits.detach())
 
-    assert_close(value, flat_value.view(targets.shape), rtol=1e-12, atol=1e-14)
-    assert_close(slope.movedim(1, -1).reshape(-1, 5), flat_slope, rtol=1e-12, atol=1e-14)
+        assert_close(value, flat_value.view(targets.shape), rtol=1e-12, atol=1e-14)
+        assert_close(slope.movedim(1, -1).reshape(-1, 5), flat_slope, rtol=1e-12, atol=1e-14)
     flat_log_probs = loss_fn.log_probs(rows)
     log_probs = loss_fn.log_probs(logits.detach()).movedim(1, -1).reshape(-1, 5)
     assert_close(log_probs, flat_log_probs, rtol=1e-12, atol=1e-14)
@@ -513,11 +516,11 @@ def test_weights_of_zero_for_all_that_came_are_zero_loss_and_zero_gradient():
         assert (slope == 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool])
 @pytest.mark.parametrize("name", NAMES)
 def test_class_indices_of_another_width_are_cast(name, dtype):
     logits, targets = batch(6, 5)
-    inputs = logits.detach()
+    inputs, targets = logits.detach(), targets % 2
 
     assert_close(make(name)(logits, targets.to(dtype), inputs), make(name)(logits, targets, inputs))
 

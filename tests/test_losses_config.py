@@ -15,16 +15,16 @@ from losses import ClassificationLoss
 
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in (FOLDER / "loss").glob("*.yaml"))
-# what a variant sets differently from the class's own default
+# what a file sets differently from the class's own default
 SETS = {
-    "label_smoothing": {"label_smoothing": 0.1},
+    "label_smoothing": {"label_smoothing"},
     "weighted": {"weight"},
     "distillation": {"teacher"},
 }
 
 
 def compose(name, *overrides, counts=(1, 1)):
-    """Return the settings of a loss, with facts of the data as the training script fills them in."""
+    """Return the settings of a loss, with facts of the data as a training script fills them in."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
         cfg = hydra.compose(overrides=[f"+loss={name}", *overrides])
@@ -89,7 +89,7 @@ def test_a_list_of_weights_can_be_given_to_any_loss_with_weights():
 def test_distillation_asks_for_the_folder_of_its_teacher():
     cfg = compose("distillation", "loss.temperature=3")
 
-    assert OmegaConf.missing_keys(cfg) == {"teacher.run"}
+    assert OmegaConf.missing_keys(cfg) == {"loss.teacher.run"}
     assert cfg.teacher._target_ == "training.run_folder.load_teacher"
     cfg.teacher = None
     assert instantiate(cfg).temperature == 3

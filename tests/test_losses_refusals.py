@@ -74,7 +74,7 @@ NUMBER = "must be a number in [0, 1), got"
         (CrossEntropyLoss, "weight", [1, 1, math.inf], f"{EVERY} inf for class 2"),
         (CrossEntropyLoss, "weight", tensor([math.nan, 1]), f"{EVERY} nan for class 0"),
         (CrossEntropyLoss, "weight", [0, 0], "must be > 0 for at least one class, got only zeros"),
-        (CrossEntropyLoss, "weight", tensor(2.0), "must be one number a class, shape (C,)"),
+        (CrossEntropyLoss, "weight", tensor(2.0), "must be one number a class, (C,)"),
         (CrossEntropyLoss, "weight", "balanced", "must be one number a class, got 'balanced'"),
         (CrossEntropyLoss, "weight", 3, "must be one number a class, got 3"),
         (FocalLoss, "gamma", -1, "must be in [0, inf), got -1"),
@@ -103,6 +103,12 @@ NUMBER = "must be a number in [0, 1), got"
 def test_bad_argument_is_refused_by_name(make, name, value, message):
     with pytest.raises((ValueError, TypeError), match="^" + re.escape(f"{name} {message}")):
         make(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    loss_fn = FocalLoss(gamma=np.float32(2), ignore_index=np.int64(3))
+
+    assert (loss_fn.gamma, loss_fn.ignore_index) == (2.0, 3)
 
 
 # Batches, each on a module that has seen none
@@ -180,7 +186,7 @@ def test_softmax_applied_already_is_refused(make):
 def test_negative_log_likelihood_refuses_what_is_no_log_probability():
     targets = tensor([0] * 6)
 
-    with pytest.raises(ValueError, match=r"<= 0, got numbers >= 0 only, such as probabilities"):
+    with pytest.raises(ValueError, match=r"<= 0, got only numbers >= 0, such as probabilities"):
         NLLLoss()(logits_of(6, 9).softmax(1), targets)
     with pytest.raises(ValueError, match=r"do not sum to 1 .* such as raw logits: use log_softmax"):
         NLLLoss()(logits_of(6, 9), targets)

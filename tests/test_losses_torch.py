@@ -94,6 +94,30 @@ def test_weston_watkins_is_classes_times_multi_margin(name, i):
     assert_close(ours, tuple(logits.shape[1] * part for part in theirs), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("shape", [(30, 5), (3, 5, 2, 7)])
+def test_options_of_cross_entropy_combine_as_in_torch(shape, smoothing, weighted, reduction):
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    soft = torch.randn(shape, generator=generator, dtype=torch.float64).softmax(1)
+    indices = torch.randint(5, soft[:, 0].shape, generator=generator)
+    options = {
+        "weight": torch.rand(5, generator=generator).double() if weighted else None,
+        "label_smoothing": smoothing,
+        "reduction": reduction,
+    }
+
+    for targets, ignored in ((soft, {}), (indices, {}), (indices, {"ignore_index": 3})):
+        assert_close(
+            value_and_gradients(losses.CrossEntropyLoss(**options, **ignored), logits, targets),
+            value_and_gradients(torch.nn.CrossEntropyLoss(**options, **ignored), logits, targets),
+            rtol=1e-12,
+            atol=1e-14,
+        )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_half_precision_probability_targets_are_taken_as_torch_takes_wide_ones(smoothing):
     generator = torch.Generator().manual_seed(0)

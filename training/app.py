@@ -79,13 +79,19 @@ def help_text(task: str) -> str:
     )
 
 
+class TaskOptions(SearchPathPlugin):
+    """Find options in `configs/<task>/`, beside those that both tasks share."""
+
+    task = ""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the folder."""
+        search_path.append("task", f"file://{CONFIGS / self.task}")
+
+
 def use_task_options(task: str) -> None:
-    """Make the options in `configs/<task>/` selectable, beside those that both tasks share."""
-
-    class TaskOptions(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append("task", f"file://{CONFIGS / task}")
-
+    """Make the task's own options selectable, and no other task's."""
+    TaskOptions.task = task
     Plugins.instance().register(TaskOptions)
 
 

@@ -9,19 +9,19 @@ predictions, and those are kept up to a limit.
 
 import math
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.adaptive_ece import adaptive_error, split_cells
 from training.calibration_error import (
     Bins,
-    adaptive_error,
     expected_error,
     maximum_error,
     root_mean_square_error,
 )
 from training.resampling import bootstrap_interval, null_error
+from training.rows import as_rows, rank_of_targets
 from training.smooth_ece import smooth_error
 
 NUM_CELLS = 2**14
@@ -70,9 +70,13 @@ class Calibration:
 
     def update_rows(self, log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100) -> None:
         """Add rows of log-probabilities (N, C, ...), unchecked, and targets (N, ...)."""
-        log_confidence, top = log_probs.max(1)
-        confidence = log_confidence.double().exp().where(targets != ignore_index, math.nan)
-        self.update(confidence.reshape(-1), (top == targets).reshape(-1))
+        log_probs, targets = as_rows(log_probs, targets, log_probs.shape[1])
+        if log_probs.dtype.itemsize < 4:
+            log_probs = log_probs.float()
+        classes = targets.clamp(0, log_probs.shape[1] - 1)[:, None]
+        rank = rank_of_targets(log_probs, classes, torch.empty_like(log_probs))
+        confidence = log_probs.amax(1).double().exp()
+        self.update(confidence.where(targets != ignore_index, math.nan), rank == 0)
 
     def _keep(self, confidence: Tensor, correct: Tensor) -> None:
         end = self.num_kept + len(confidence)
@@ -88,15 +92,17 @@ class Calibration:
     def _count(self) -> None:
         """Add the pairs that wait to the cells."""
         for start in range(self.num_counted, self.num_kept, FOLD):
-            pairs = self.kept[:, start : min(start + FOLD, self.num_kept)]
-            confidence, correct = pairs[:, ~pairs[0].isnan()]
-            # 1e-9 of a cell keeps a probability that came through log and exp on its side.
-            cell = (confidence * self.num_cells - 1e-9).ceil_().long() - 1
-            cell = cell.clamp_(0, self.num_cells - 1)
+            confidence, correct = _scored(self.kept[:, start : min(start + FOLD, self.num_kept)])
+            cell = self._cell_of(confidence)
             self.counts[0].index_add_(0, cell, torch.ones_like(cell))
             self.counts[1].index_add_(0, cell, correct.long())
             self.confidences.index_add_(0, cell, confidence)
         self.num_counted = self.num_kept
+
+    def _cell_of(self, confidence: Tensor) -> Tensor:
+        # 1e-9 of a cell keeps a probability that came through log and exp on its side.
+        cell = (confidence * self.num_cells - 1e-9).ceil_().long().sub_(1)
+        return cell.clamp_(0, self.num_cells - 1)
 
     def tensors(self) -> list[Tensor]:
         """Return the additive state: all of it but the kept predictions."""
@@ -148,17 +154,13 @@ class Calibration:
         """Return the sums in every equal-width bin."""
         return self.cells().coarsen(self.num_bins)
 
-    def _groups(self) -> Bins:
-        """Return the predictions as groups of equal confidence; the cells, when they overflowed."""
-        if self.overflowed:
-            return self.cells()
-        pairs = self.kept[:, : self.num_kept].cpu().numpy()
-        confidence, correct = pairs[:, ~np.isnan(pairs[0])]
-        order = np.argsort(confidence)
-        confidence, correct = confidence[order], correct[order]
-        first = np.flatnonzero(np.diff(confidence, prepend=-1.0))
-        sums = (np.add.reduceat(values, first) for values in (confidence, correct))
-        return Bins(np.diff(first, append=len(order)), *sums)
+    def _adaptive_error(self, cells: Bins) -> float:
+        if self.overflowed or self.num_bins == 1:
+            return adaptive_error(cells, self.num_bins)
+        confidence, correct = _scored(self.kept[:, : self.num_kept]).cpu()
+        cell = self._cell_of(confidence).numpy()
+        groups = split_cells(cells, self.num_bins, cell, confidence.numpy(), correct.numpy())
+        return adaptive_error(groups, self.num_bins)
 
     def compute(self, *, seed: int = 0) -> dict[str, float]:
         """Return the errors; `ece_null`, `ece_low` and `ece_high` are drawn with `seed`.
@@ -173,13 +175,18 @@ class Calibration:
         low, high = bootstrap_interval(bins, seed)
         return {
             "ece": expected_error(bins),
-            "ece_null": null_error(cells.coarsen(PARTS * self.num_bins), self.num_bins, seed),
+            "ece_null": null_error(bins, cells.coarsen(PARTS * self.num_bins)),
             "ece_low": low,
             "ece_high": high,
             "mce": maximum_error(bins),
             "rmsce": root_mean_square_error(bins),
             "rmsce_debiased": root_mean_square_error(bins, debiased=True),
-            "ace": adaptive_error(self._groups(), self.num_bins),
+            "ace": self._adaptive_error(cells),
             "smooth_ece": smooth_error(cells.residual / total),
             "overconfidence": float(bins.residual.sum() / total),
         }
+
+
+def _scored(pairs: Tensor) -> Tensor:
+    left_out = pairs[0].isnan()
+    return pairs[:, ~left_out] if left_out.any() else pairs

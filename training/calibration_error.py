@@ -57,19 +57,3 @@ def root_mean_square_error(bins: Bins, *, debiased: bool = False) -> float:
     if debiased:
         squares -= accuracy * (1 - accuracy) / (count - 1)
     return float(np.sqrt(max((count * squares).sum() / bins.count.sum(), 0.0)))
-
-
-def adaptive_error(groups: Bins, num_bins: int) -> float:
-    """ECE over equal-mass bins (Nguyen & O'Connor 2015): sizes as `numpy.array_split` cuts them.
-
-    Args:
-        groups: sums of predictions with the same confidence (or in the same cell), by confidence.
-            A group across a cut is shared out in proportion, so that ties have no order.
-        num_bins: number of equal-mass bins.
-    """
-    total = int(groups.count.sum())
-    numbers = np.arange(num_bins + 1)
-    cuts = (total // num_bins) * numbers + np.minimum(numbers, total % num_bins)
-    at = np.concatenate([[0], np.cumsum(groups.count)])
-    residual = np.concatenate([[0.0], np.cumsum(groups.residual)])
-    return float(np.abs(np.diff(np.interp(cuts, at, residual))).sum() / total)

@@ -21,6 +21,8 @@ from training.errors import ConfigError, UserError
 
 ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
 
+REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
+
 
 def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
     """Refuse a value of another type than the default's, and numbers that are not finite.
@@ -32,6 +34,8 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
     for key, value in leaves(cfg):
         if key not in expected:
             raise ConfigError(f"{key}={value}: no such setting{did_you_mean(key, expected)}")
+        if value == REQUIRED and not key.startswith("facts."):
+            raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
         kind = _wanted(value, expected[key])
         if kind:
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
@@ -47,7 +51,7 @@ def _wanted(value: Any, default: Any) -> str | None:
     """Return what the value should have been, or None where it is that."""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"
-    if default is None or (isinstance(value, str) and "${" in value) or "${" in str(default):
+    if default in (None, REQUIRED) or "${" in str(value) or "${" in str(default):
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
@@ -71,7 +75,7 @@ def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key in map(str, cfg):
         name = f"{prefix}{key}"
         if OmegaConf.is_missing(cfg, key):
-            yield name, None
+            yield name, REQUIRED
         elif OmegaConf.is_interpolation(cfg, key):
             yield name, cfg._get_node(key)._value()  # type: ignore[union-attr]
         elif isinstance(cfg[key], DictConfig):

@@ -1,9 +1,11 @@
 """What a run leaves behind: TensorBoard events and `metrics.jsonl`, in the run folder itself."""
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 if TYPE_CHECKING:
@@ -33,9 +35,19 @@ class RunLog:
         self.events.add_text(tag, indented, step)
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Log a figure, and keep the last of each tag as PNG in the run folder."""
-        figure.savefig(self.folder / f"{tag.replace('/', '_')}.png")
-        self.events.add_figure(tag, figure, step, close=False)
+        """Log a figure, and keep the last of each tag as PNG in the run folder.
+
+        It is drawn once: `add_figure` would draw it again, and drawing costs more than evaluating.
+        """
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        png = buffer.getvalue()
+        (self.folder / f"{tag.replace('/', '_')}.png").write_bytes(png)
+        image = Summary.Image(encoded_image_string=png)
+        image.width, image.height = (int(n) for n in figure.canvas.get_width_height())
+        self.events._get_file_writer().add_summary(
+            Summary(value=[Summary.Value(tag=tag, image=image)]), step
+        )
 
     def flush(self) -> None:
         """Hand everything to the operating system."""

@@ -15,10 +15,15 @@ from torch import Tensor
 
 from training.calibration import Calibration
 from training.calibration_error import Bins
-from training.rows import as_rows, cached_rows
+from training.rows import RowQueue, as_rows, cached_rows, rank_of_targets
 
 COUNT, CORRECT, TOP5, NOT_NORMALISED, NOT_A_CLASS = range(5)
 NLL, BRIER = range(2)
+
+
+def tolerance(probs: Tensor) -> float:
+    """Return how far from 1 the sum of a row may be, given how far rounding takes it."""
+    return max(1e-4, 8 * torch.finfo(probs.dtype).eps)
 
 
 class Metrics:
@@ -62,7 +67,6 @@ class Metrics:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.seed = seed
-        self.classes = torch.arange(num_classes, device=device)
         self.counts = torch.zeros(5, dtype=torch.int64, device=device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -70,6 +74,10 @@ class Metrics:
         self.calibration = Calibration(num_bins, device=device)
         num_binned = num_classes if classwise or (classwise is None and num_classes <= 1000) else 0
         self.residuals = torch.zeros(num_binned * num_bins, dtype=torch.float64, device=device)
+        self.first_bins = torch.arange(num_binned, dtype=torch.int32, device=device) * num_bins
+        self.scratch = torch.empty(0, num_classes, device=device)
+        self.size = cached_rows(num_classes, device)
+        self.queue = RowQueue(num_classes, self.size // 4, device)
 
     @torch.no_grad()
     def update(
@@ -92,27 +100,47 @@ class Metrics:
             predictions: classes to score accuracy with, shaped as targets.
         """
         log_probs, targets = as_rows(log_probs, targets, self.num_classes)
-        log_probs, targets = log_probs.to(self.counts.device), targets.to(self.counts.device)
-        if predictions is not None:
-            predictions = predictions.reshape(-1).to(self.counts.device)
-        size = cached_rows(self.num_classes, log_probs.device)
-        for start in range(0, len(targets), size):
-            rows = slice(start, start + size)
-            chosen = None if predictions is None else predictions[rows]
-            self._update_rows(log_probs[rows], targets[rows], chosen)
+        device = self.counts.device
+        log_probs, targets = log_probs.to(device), targets.to(device)
         if loss_sums is not None:
             self.loss += loss_sums[0]
             self.normaliser += loss_sums[1]
+        if predictions is None and self._enqueue(log_probs, targets):
+            return
+        for start in range(0, len(targets), self.size):
+            rows = slice(start, start + self.size)
+            chosen = None if predictions is None else predictions.reshape(-1)[rows].to(device)
+            self._add(log_probs[rows], targets[rows], chosen)
 
-    def _update_rows(self, log_probs: Tensor, targets: Tensor, predictions: Tensor | None) -> None:
+    def _enqueue(self, log_probs: Tensor, targets: Tensor) -> bool:
+        """Queue a small batch, unless it is to be refused or has rows to ignore."""
+        if not 0 < 4 * len(targets) <= len(self.queue.targets):
+            return False
+        if log_probs.device.type == "cpu":
+            least, most = log_probs.exp().sum(1).aminmax()
+            first, last = targets.aminmax()
+            margin = tolerance(log_probs)
+            if not (1 - margin <= least and most <= 1 + margin):  # NaN is neither
+                return False
+            if first < 0 or last >= self.num_classes or 0 <= self.ignore_index < self.num_classes:
+                return False
+        if not self.queue.put(log_probs, targets):
+            self._add(*self.queue.take())
+            self.queue.put(log_probs, targets)
+        return True
+
+    def _add(self, log_probs: Tensor, targets: Tensor, predictions: Tensor | None = None) -> None:
         """Add (n, C) rows that fit the cache."""
+        margin = tolerance(log_probs)
+        if log_probs.dtype.itemsize < 4:
+            log_probs = log_probs.float()
         valid = targets != self.ignore_index
         classes = targets.clamp(0, self.num_classes - 1)
-        target_log_probs = log_probs.gather(1, classes[:, None])  # (n, 1)
-        rank = self._rank(log_probs, classes[:, None], target_log_probs)
-        probs = (log_probs * math.log2(math.e)).exp2_()  # a third of the time of exp on a CPU
-        tolerance = max(1e-4, 8 * torch.finfo(probs.dtype).eps)
-        normalised = (probs.sum(1) - 1).abs() <= tolerance  # NaN is not
+        scratch = self._scratch(log_probs)  # reused: fresh memory costs as much as what it is for
+        rank = rank_of_targets(log_probs, classes[:, None], scratch)
+        # exp2 takes a third of the time of exp on a CPU
+        probs = torch.mul(log_probs, math.log2(math.e), out=scratch).exp2_()
+        normalised = (probs.sum(1) - 1).abs() <= margin  # NaN is not
         correct = rank == 0
         accurate = correct if predictions is None else predictions == classes
 
@@ -120,8 +148,8 @@ class Metrics:
         counts = (torch.stack(flags) & valid).sum(1)
         if counts.device.type == "cpu":
             self._refuse(counts)
-        log_y = target_log_probs.squeeze(1).double()
-        brier = torch.linalg.vecdot(probs, probs) - 2 * log_y.exp() + 1
+        log_y = log_probs.gather(1, classes[:, None]).squeeze(1).double()
+        brier = torch.linalg.vector_norm(probs, dim=1).square() - 2 * log_y.exp() + 1
         self.counts += counts
         self.sums += torch.stack([-log_y, brier]).where(valid, 0).sum(1)
         confidence = log_probs.amax(1).double().exp()
@@ -129,28 +157,22 @@ class Metrics:
         if len(self.residuals):
             self._bin_every_class(probs, classes, valid)
 
-    def _rank(self, log_probs: Tensor, targets: Tensor, target_log_probs: Tensor) -> Tensor:
-        """Count the classes before the target (n, 1): more probable, or as probable and lower.
-
-        Comparisons that write floats are vectorised; `max(1)` with its index, `topk` and sums of
-        booleans are not, and take 5 to 10 times as long.
-        """
-        higher = torch.gt(log_probs, target_log_probs, out=torch.empty_like(log_probs)).sum(1)
-        equal = torch.eq(log_probs, target_log_probs, out=torch.empty_like(log_probs))
-        lower = torch.lt(self.classes.float(), targets.float(), out=torch.empty_like(log_probs))
-        rank: Tensor = higher + torch.linalg.vecdot(equal, lower)
-        return rank
+    def _scratch(self, like: Tensor) -> Tensor:
+        if len(self.scratch) < len(like) or self.scratch.dtype != like.dtype:
+            self.scratch = torch.empty_like(like)
+        return self.scratch[: len(like)]
 
     def _bin_every_class(self, probs: Tensor, targets: Tensor, valid: Tensor) -> None:
         """Add each probability minus its outcome to its class's bin, (lower, upper]."""
         num_bins = self.calibration.num_bins
-        probs = probs.double().where(valid[:, None], 0)
-        # 1e-12 keeps a probability that came through log and exp on its side of an edge.
-        bins = (probs * num_bins - 1e-12).ceil_().clamp_(1, num_bins).long()
-        bins += self.classes * num_bins - 1
-        self.residuals.index_add_(0, bins.view(-1), probs.view(-1))
+        if valid.device.type != "cpu" or not valid.all():
+            probs = probs.where(valid[:, None], 0)
+        # A little less than num_bins: what is on an edge, but for rounding, falls below it.
+        bins = (probs * (num_bins * (1 - 4 * torch.finfo(probs.dtype).eps))).int()
+        bins = bins.clamp_(max=num_bins - 1).add_(self.first_bins)
+        self.residuals.index_add_(0, bins.view(-1), probs.double().view(-1))
         target_bins = bins.gather(1, targets[:, None]).squeeze(1)
-        self.residuals.index_add_(0, target_bins, -valid.double())
+        self.residuals.index_add_(0, target_bins, valid.double(), alpha=-1)
 
     def _refuse(self, counts: Tensor) -> None:
         """Raise for rows that cannot be scored."""
@@ -166,7 +188,12 @@ class Metrics:
                 f"{not_normalised} rows hold NaN or do not sum to 1"
             )
 
+    def _flush(self) -> None:
+        if self.queue.length:
+            self._add(*self.queue.take())
+
     def _own_tensors(self) -> list[Tensor]:
+        self._flush()
         return [self.counts, self.sums, self.loss, self.normaliser, self.residuals]
 
     def tensors(self) -> list[Tensor]:
@@ -187,10 +214,12 @@ class Metrics:
 
     def bins(self) -> Bins:
         """Return the sums per bin of confidence."""
+        self._flush()
         return self.calibration.bins()
 
     def compute(self) -> dict[str, float]:
         """Return every metric over all rows added so far."""
+        self._flush()
         self._refuse(self.counts)
         count, correct, top5 = self.counts.tolist()[:3]
         if not count:

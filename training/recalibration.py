@@ -1,7 +1,7 @@
 """Temperature for a trained model: fitted on one split, measured on another."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ def recalibrate(
     num_classes: int,
     max_rows: int | None = None,
 ) -> Recalibration:
-    """Fit T on `calibration` and measure `test` with it."""
+    """Fit T on `calibration` and measure `test` with it; T = 1 where the fit ends at a bound."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
         return log_probs_of(model, loss_fn, calibration, num_classes, max_rows)
@@ -59,6 +59,8 @@ def recalibrate(
     fit = fit_temperature_in_chunks(
         lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
     )
+    if fit.at_bound:  # on a split without mistakes T goes to 0: certain, also of the wrong
+        fit = replace(fit, temperature=1.0, nll_after=fit.nll_before)
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
     for log_probs, targets in log_probs_of(model, loss_fn, test, num_classes, max_rows):
         metrics.update(apply_temperature(log_probs, fit.temperature), targets)

@@ -5,11 +5,13 @@ bin, for the interval) all count with its mean confidence. What that adds to the
 sum is below what a thousand draws can tell.
 """
 
+import math
+
 import numpy as np
 
 from training.calibration_error import Bins, FloatArray
 
-NUM_DRAWS = 1000
+NUM_DRAWS = 500
 
 
 def null_correct(cells: Bins, num_bins: int, seed: int) -> FloatArray:
@@ -30,11 +32,32 @@ def null_correct(cells: Bins, num_bins: int, seed: int) -> FloatArray:
     return correct
 
 
-def null_error(cells: Bins, num_bins: int, seed: int) -> float:
-    """Return the mean ECE of a perfectly calibrated model with these confidences: ECE's floor."""
-    expected = cells.coarsen(num_bins).confidence[:, None]
-    gaps = np.abs(null_correct(cells, num_bins, seed) - expected)
-    return float(gaps.sum(0).mean() / cells.count.sum())
+def null_error(bins: Bins, parts: Bins) -> float:
+    """Return the mean ECE of a perfectly calibrated model with these confidences: ECE's floor.
+
+    That is the mean over all labels that the confidences could draw, `sum_b E|n_b - E n_b| / N` for
+    the number of correct ones n_b. For n equal confidences p, de Moivre (1730) has in closed form
+    `E|n_b - n p| = 2 k P(n_b = k) (1 - p)` with `k = floor(n p) + 1`; for unequal ones that is
+    scaled by the ratio of the standard deviations.
+
+    Args:
+        bins: the bins of ECE.
+        parts: the same predictions in a multiple of these bins, for the variance inside a bin.
+    """
+    mean_square = parts.confidence**2 / np.maximum(parts.count, 1)
+    variance = (parts.confidence - mean_square).reshape(len(bins.count), -1).sum(1)
+    total = 0.0
+    for n, sure, v in zip(
+        bins.count.tolist(), bins.confidence.tolist(), variance.tolist(), strict=True
+    ):
+        p = min(sure / n, 1.0) if n else 1.0
+        if p == 0 or p == 1 or v <= 0:
+            continue
+        k = min(math.floor(n * p) + 1, n)
+        log_choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        log_chance = log_choices + k * math.log(p) + (n - k) * math.log1p(-p)
+        total += 2 * k * (1 - p) * math.exp(log_chance) * math.sqrt(v / (n * p * (1 - p)))
+    return total / float(bins.count.sum())
 
 
 def bootstrap_interval(bins: Bins, seed: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""How rows of scores over many classes are gone through: flat, and a few at a time."""
+"""Rows of scores over many classes: flat, a few at a time, and ranked."""
 
 import torch
 from torch import Tensor
@@ -29,3 +29,52 @@ def as_rows(log_probs: Tensor, targets: Tensor, num_classes: int) -> tuple[Tenso
     if len(shape) > 2:
         log_probs = log_probs.movedim(1, -1).reshape(-1, num_classes)
     return log_probs, targets.reshape(-1).long()
+
+
+def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
+    """Count, for each row (n, C), the classes before the target: higher, or as high and lower.
+
+    Comparisons that write floats are vectorised; `max(1)` with its index, `topk` and sums of
+    booleans are not, and take 5 to 10 times as long over many classes.
+
+    Args:
+        scores: (n, C).
+        targets: (n, 1) classes.
+        scratch: (n, C) of the same type, overwritten.
+    """
+    target_scores = scores.gather(1, targets)
+    rank: Tensor = torch.gt(scores, target_scores, out=scratch).sum(1)
+    tied = torch.ge(scores, target_scores, out=scratch).sum(1) - rank > 1
+    # Only in rows where the target is not alone at its height does the order of classes matter.
+    rows = tied.nonzero().squeeze(1) if scores.device.type == "cpu" else slice(None)
+    before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
+    rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
+    return rank
+
+
+class RowQueue:
+    """Hold small batches until there are many rows, since a pass over few costs its overhead."""
+
+    def __init__(self, num_classes: int, num_rows: int, device: torch.device | str) -> None:
+        """Make room for rows of C classes."""
+        self.log_probs = torch.empty(0, num_classes, device=device)
+        self.targets = torch.empty(num_rows, dtype=torch.int64, device=device)
+        self.length = 0
+
+    def put(self, log_probs: Tensor, targets: Tensor) -> bool:
+        """Keep a copy of the rows, or return False: no room, or another dtype than theirs."""
+        end = self.length + len(targets)
+        if end > len(self.targets) or (self.length and log_probs.dtype != self.log_probs.dtype):
+            return False
+        if log_probs.dtype != self.log_probs.dtype or not len(self.log_probs):
+            self.log_probs = log_probs.new_empty(len(self.targets), log_probs.shape[1])
+        self.log_probs[self.length : end] = log_probs
+        self.targets[self.length : end] = targets
+        self.length = end
+        return True
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Return the rows, which stay valid until the next is put, and forget them."""
+        rows = slice(self.length)
+        self.length = 0
+        return self.log_probs[rows], self.targets[rows]

@@ -84,9 +84,9 @@ def build_loss(cfg: DictConfig) -> ClassificationLoss:
 
 def try_loss(model: torch.nn.Module, loss_fn: ClassificationLoss, splits: Splits) -> None:
     """Show the loss a few examples first: what it refuses there is a setting's fault."""
-    logits, _, targets = next(logits_of(model, splits.train.first(8), splits.num_classes))
+    logits, inputs, targets = next(logits_of(model, splits.train.first(8), splits.num_classes))
     try:
-        loss_fn.check(logits, targets)
+        loss_fn.sums(logits, targets, inputs)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"loss: {error}") from error
 

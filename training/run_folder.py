@@ -92,8 +92,16 @@ def load_run(folder: str | Path) -> FinishedRun:
 
 
 def load_teacher(run: str) -> Callable[[Tensor], Tensor]:
-    """Return the model of a finished run: inputs -> logits."""
-    return load_run(run).model
+    """Return the model of a finished run: inputs -> logits, wherever the inputs are."""
+    model = load_run(run).model
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        try:
+            return model.to(inputs.device)(inputs)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f"teacher {run} was trained on other data: {error}") from error
+
+    return logits_of
 
 
 def best_state(

@@ -1,0 +1,210 @@
+"""Draw what the losses do, as PNG files and to TensorBoard.
+
+    python scripts/plot_losses.py --out outputs/losses
+
+Five figures: loss against the probability of the true class for every loss; the gradient of
+cross-entropy beside that of squared error; the floor under label smoothing; entropy, cross-entropy
+and divergence in bits; log-softmax at extreme logits, naive and stable.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from losses import (
+    ClassificationLoss,
+    CrossEntropyLoss,
+    DistillationLoss,
+    FocalLoss,
+    HingeLoss,
+    LogitsMSELoss,
+    LogSoftmaxNLLLoss,
+    MultiLabelBCELoss,
+    OneVsRestBCELoss,
+    RescaledMSELoss,
+    SoftmaxMSELoss,
+    reference,
+)
+
+TRUE = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]  # a loaded die,
+BELIEVED = [1 / 6] * 6  # taken for a fair one
+
+
+def for_softmax(probs: Tensor) -> Tensor:
+    """Return the logits whose softmax is `probs`."""
+    return probs.log()
+
+
+def rescaled_outputs(probs: Tensor, k: float = 15, M: float = 30) -> Tensor:
+    """Return the outputs that RescaledMSELoss reads as `probs`."""
+    return k * M * probs / (1 + (k - 1) * probs)
+
+
+# name: the loss, and the outputs that stand for the probabilities of two classes
+CURVES: dict[str, tuple[ClassificationLoss, Callable[[Tensor], Tensor]]] = {
+    "cross_entropy": (CrossEntropyLoss(), for_softmax),
+    "nll": (LogSoftmaxNLLLoss(), for_softmax),
+    "label_smoothing 0.1": (CrossEntropyLoss(label_smoothing=0.1), for_softmax),
+    "weighted, w = 3": (CrossEntropyLoss([3.0, 1.0]), for_softmax),
+    "focal, gamma 2": (FocalLoss(gamma=2), for_softmax),
+    "mse": (SoftmaxMSELoss(), for_softmax),
+    "mse_logits": (LogitsMSELoss(), lambda probs: probs),
+    "mse_rescaled / (k + 1) M^2": (RescaledMSELoss(), rescaled_outputs),
+    "bce": (OneVsRestBCELoss(), torch.logit),
+    "hinge, crammer_singer": (HingeLoss(), for_softmax),
+    "distillation, teacher (0.8, 0.2)": (
+        DistillationLoss(lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1),
+        for_softmax,
+    ),
+}
+
+
+def loss_curves(p: Tensor) -> dict[str, Tensor]:
+    """Return every loss at every probability of the true class, the first of two classes."""
+    curves = {}
+    target = torch.tensor([0])
+    for name, (loss_fn, outputs_of) in CURVES.items():
+        rows = outputs_of(torch.stack([p, 1 - p], 1)).split(1)  # (1, 2) each
+        curves[name] = torch.stack([loss_fn.sums(row, target, row)[0] for row in rows])
+    curves["mse_rescaled / (k + 1) M^2"] /= 16 * 30**2
+    return curves
+
+
+def gradient_curves(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return d/dz of (a - 1)^2 and of binary cross-entropy at a = sigmoid(z), target 1."""
+    z = torch.logit(a).requires_grad_()
+    squared = (z.sigmoid() - 1).square().sum()
+    binary = MultiLabelBCELoss(reduction="sum")(z, torch.ones_like(z))
+    return torch.autograd.grad(squared, z)[0], torch.autograd.grad(binary, z)[0]
+
+
+def smoothing_curve(p: Tensor, num_classes: int, smoothing: float) -> tuple[Tensor, float]:
+    """Return the smoothed loss where the true class has p, and the entropy it cannot go below."""
+    others = ((1 - p) / (num_classes - 1)).unsqueeze(1).expand(-1, num_classes - 1)
+    logits = torch.cat([p.unsqueeze(1), others], 1).log()
+    loss_fn = CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+    q = np.full(num_classes, smoothing / num_classes)
+    q[0] += 1 - smoothing
+    losses: Tensor = loss_fn(logits, torch.zeros(len(p), dtype=torch.long))
+    return losses, reference.entropy(q, base=np.e)
+
+
+def bits(p: list[float], q: list[float]) -> dict[str, float]:
+    """Return what p costs by its own code, by a code made for q, and the difference, in bits."""
+    true, believed = np.array(p), np.array(q)
+    return {
+        "entropy H(p)": reference.entropy(true),
+        "cross-entropy H(p, q)": reference.cross_entropy_of(true, believed),
+        "divergence KL(p, q)": reference.divergence(true, believed),
+    }
+
+
+def log_softmax_curves(heights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of 0 among logits (z, 0, -z), naive and stable, in float32."""
+    logits = torch.stack([heights, torch.zeros_like(heights), -heights], 1).float()
+    naive = logits.exp() / logits.exp().sum(1, keepdim=True)
+    return naive.log()[:, 1], logits.log_softmax(1)[:, 1]
+
+
+def draw_losses() -> Figure:
+    """Draw `loss_curves`."""
+    p = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)
+    figure, axes = _figure("probability of the true class", "loss", "Loss of a probability")
+    for i, (name, losses) in enumerate(loss_curves(p).items()):
+        axes.plot(p, losses, label=name, linestyle=("-", "--", ":")[i % 3])
+    axes.set_ylim(-0.1, 5)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def draw_gradients() -> Figure:
+    """Draw `gradient_curves`, and say how many times the one is the other."""
+    a = torch.linspace(0.005, 0.995, 400, dtype=torch.float64)
+    figure, axes = _figure("a = sigmoid(z), target 1", "dloss / dz", "Gradient at the logit")
+    squared, binary = gradient_curves(a)
+    axes.plot(a, binary, label="cross-entropy: a - 1")
+    axes.plot(a, squared, label="squared error: 2 (a - 1) a (1 - a)")
+    marks = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+    for x, small, large in zip(marks, *gradient_curves(marks), strict=True):
+        at = (float(x), float(large))
+        axes.annotate(f"{large / small:.3g}x", at, (6, -10), textcoords="offset points")
+        axes.plot(*at, "o", color="C0")
+    axes.legend()
+    return figure
+
+
+def draw_smoothing() -> Figure:
+    """Draw `smoothing_curve` of ten classes."""
+    p = torch.linspace(0.3, 0.9999, 400, dtype=torch.float64)
+    figure, axes = _figure("probability of the true class", "loss", "The floor under smoothing")
+    losses, floor = smoothing_curve(p, 10, 0.1)
+    axes.plot(p, smoothing_curve(p, 10, 0.0)[0], label="cross-entropy")
+    axes.plot(p, losses, label="label smoothing 0.1, 10 classes")
+    axes.axhline(floor, color="grey", linestyle=":", label=f"entropy of the target: {floor:.4f}")
+    axes.legend()
+    return figure
+
+
+def draw_bits() -> Figure:
+    """Draw `bits` of a loaded die taken for a fair one."""
+    figure, axes = _figure("", "bits", "A loaded die (p) taken for a fair one (q)")
+    costs = bits(TRUE, BELIEVED)
+    axes.bar_label(axes.bar(list(costs), list(costs.values())), fmt="%.4f")
+    return figure
+
+
+def draw_log_softmax() -> Figure:
+    """Draw `log_softmax_curves`."""
+    heights = torch.logspace(0, 4, 200)
+    figure, axes = _figure("z", "-log softmax", "The logit 0 among (z, 0, -z), float32")
+    naive, stable = log_softmax_curves(heights)
+    axes.plot(heights, -stable, label="stable: z - max - log sum exp(z - max)")
+    good = naive.isfinite()
+    lost = f"naive: log(exp z / sum exp z), not finite from z = {heights[~good].min():.0f}"
+    axes.plot(heights[good], -naive[good], "--", linewidth=3, label=lost)
+    axes.loglog()
+    axes.legend()
+    return figure
+
+
+FIGURES = {
+    "loss_of_a_probability": draw_losses,
+    "gradient_at_the_logit": draw_gradients,
+    "smoothing_floor": draw_smoothing,
+    "bits": draw_bits,
+    "log_softmax": draw_log_softmax,
+}
+
+
+def _figure(x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y, title=title)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def main() -> None:
+    """Draw every figure into the folder given, and say how to see them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/losses"))
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    with SummaryWriter(str(out)) as writer:
+        for name, draw in FIGURES.items():
+            figure = draw()
+            figure.savefig(out / f"{name}.png", dpi=120)
+            writer.add_figure(f"losses/{name}", figure)
+            print(out / f"{name}.png")
+    print(f"tensorboard --logdir {out}")
+
+
+if __name__ == "__main__":
+    main()

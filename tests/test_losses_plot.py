@@ -1,0 +1,78 @@
+"""scripts/plot_losses.py: the numbers behind the figures, and where the figures go."""
+
+import math
+import sys
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.testing import assert_close
+
+from losses import reference
+from scripts import plot_losses
+
+P = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+
+
+def test_curves_are_the_losses_of_the_papers():
+    curves = plot_losses.loss_curves(P)
+
+    assert_close(curves["cross_entropy"], -P.log())
+    assert_close(curves["nll"], -P.log())
+    assert_close(curves["weighted, w = 3"], -3 * P.log())
+    assert_close(curves["label_smoothing 0.1"], -0.95 * P.log() - 0.05 * (1 - P).log())
+    assert_close(curves["focal, gamma 2"], -((1 - P) ** 2) * P.log())
+    assert_close(curves["mse"], 2 * (1 - P) ** 2)
+    assert_close(curves["mse_logits"], 2 * (1 - P) ** 2)
+    assert_close(curves["bce"], -2 * P.log())
+    assert_close(curves["hinge, crammer_singer"], (1 - torch.logit(P)).clamp(min=0))
+    assert_close(curves["mse_rescaled / (k + 1) M^2"].diff().sign(), -torch.ones(4).double())
+
+
+def test_gradients_have_the_true_ratios():
+    squared, binary = plot_losses.gradient_curves(P)
+
+    assert_close(squared, torch.tensor([-0.019602, -0.162, -0.25, -0.018, -0.000198]).double())
+    assert_close(binary, P - 1)
+    ratios = (binary / squared).tolist()
+    assert ratios == pytest.approx([50.505, 5.5556, 2, 5.5556, 50.505], rel=1e-4)
+
+
+def test_smoothed_loss_touches_its_floor_at_the_smoothed_target():
+    losses, floor = plot_losses.smoothing_curve(torch.tensor([0.5, 0.91, 0.99]).double(), 10, 0.1)
+
+    assert floor == pytest.approx(0.5002880351, abs=1e-10)
+    assert losses[1].item() == pytest.approx(floor)
+    assert (losses[[0, 2]] > floor).all()
+
+
+def test_bits_of_known_distributions():
+    costs = plot_losses.bits(plot_losses.TRUE, plot_losses.BELIEVED)
+
+    assert list(costs.values()) == pytest.approx([2.1610, 2.5850, 0.4240], abs=1e-4)
+    assert plot_losses.bits([0.5, 0.5], [0.5, 0.5])["entropy H(p)"] == 1
+    assert plot_losses.bits([0.9, 0.1], [0.5, 0.5])["entropy H(p)"] == pytest.approx(
+        0.4690, abs=1e-4
+    )
+    one = reference.cross_entropy_of(*map(torch.Tensor.numpy, (P[:1] * 0 + 1, P[2:3])))
+    assert one == pytest.approx(math.log2(2))
+
+
+def test_naive_log_softmax_is_lost_where_the_stable_one_is_right():
+    naive, stable = plot_losses.log_softmax_curves(torch.tensor([1.0, 80.0, 100.0, 10000.0]))
+
+    assert_close(naive[:2], stable[:2])
+    assert not naive[2:].isfinite().any()
+    assert_close(stable[1:], torch.tensor([-80.0, -100.0, -10000.0]))
+
+
+def test_every_figure_is_a_png_and_an_image_in_tensorboard(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--out", str(tmp_path / "figures")])
+
+    plot_losses.main()
+
+    names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert names == set(plot_losses.FIGURES)
+    events = EventAccumulator(str(tmp_path / "figures")).Reload()
+    assert set(events.Tags()["images"]) == {f"losses/{name}" for name in names}
+    assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path / 'figures'}\n")
