@@ -186,7 +186,7 @@ def test_smooth_ece_loses_no_mass_at_the_ends():
 
 
 def test_smooth_ece_of_no_residual_is_zero():
-    assert smooth_error(np.zeros(16384)) < 2e-9
+    assert smooth_error(np.zeros(4096)) < 2e-7
 
 
 # --- faults that were found in libraries ---
@@ -305,7 +305,7 @@ def test_the_null_value_is_the_mean_ece_of_labels_drawn_from_the_confidences(n, 
 
     found = collect(confidence, confidence > 0.5).compute()["ece_null"]
 
-    noise = errors.std() * math.sqrt(1 / 400 + 1 / 1000)
+    noise = errors.std() / math.sqrt(400)
     assert found == pytest.approx(errors.mean(), abs=4 * noise)
 
 
@@ -323,7 +323,7 @@ def test_the_interval_is_that_of_predictions_drawn_again(n, overconfident):
     found = collect(confidence, correct).compute()
 
     shift = found["ece"] - np.mean(errors)
-    noise = 0.12 * (high - low)  # of the quantiles of twice 1,000 draws
+    noise = 0.12 * (high - low)  # of the quantiles of 1,000 and of 500 draws
     assert found["ece_low"] == pytest.approx(max(low + shift, 0), abs=noise)
     assert found["ece_high"] == pytest.approx(high + shift, abs=noise)
     assert found["ece_low"] <= found["ece"] <= found["ece_high"]
@@ -343,13 +343,13 @@ def test_the_interval_holds_the_ece_of_other_test_sets_of_this_size(n, overconfi
 
 def test_chance_is_seeded():
     log_probs, targets = sample(300)
-    names = ("ece_null", "ece_low", "ece_high")
+    names = ("ece_low", "ece_high")
 
     first, again, other = (measure(log_probs, targets, seed=seed) for seed in (0, 0, 1))
 
     assert [first[name] for name in names] == [again[name] for name in names]
     assert all(first[name] != other[name] for name in names)
-    assert first["ece"] == other["ece"]
+    assert (first["ece"], first["ece_null"]) == (other["ece"], other["ece_null"])
 
 
 def test_certain_and_right_leaves_nothing_to_chance():
