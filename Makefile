@@ -9,8 +9,14 @@ train: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest
 
-smoke: .venv/installed # every loss, every stage of the script, in seconds
-	$(BIN)/python scripts/train_ngram.py -m 'loss=glob(*,exclude=distillation)' debug=smoke
+smoke: .venv/installed # every loss, every stage of both scripts; distillation learns from the first run
+	rm -rf outputs/smoke
+	for task in ngram vision; do \
+		train="$(BIN)/python scripts/train_$$task.py debug=smoke"; \
+		$$train -m 'loss=glob(*,exclude=distillation)' hydra.sweep.dir=outputs/smoke/$$task && \
+		$$train loss=distillation hydra.run.dir=outputs/smoke/$$task/distillation \
+			loss.teacher.run=outputs/smoke/$$task/cross_entropy-seed1 || exit 1; \
+	done
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

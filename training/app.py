@@ -28,6 +28,8 @@ def main(task: str) -> None:
     use_task_options(task)
     OmegaConf.register_new_resolver("unique", unique_stamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+    # Hydra's parser wants its options before the settings; people type them in any order
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     _failures.clear()
     _started.clear()
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -102,9 +104,9 @@ def unique_stamp() -> str:
 
 
 def slug(*parts: str) -> str:
-    """Return a folder name made of the parts: letters, digits, dots, dashes and `=`."""
+    """Return a folder name made of the parts: letters, digits, dots, dashes and underscores."""
     name = "-".join(part for part in parts if part)
-    return re.sub(r"[^\w.=-]+", "-", name).strip(".-")[:120]
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:120]
 
 
 def _job(cfg: DictConfig) -> float:
