@@ -413,7 +413,7 @@ def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs") / "run"
-    cfg = compose("trainer.epochs=4", "model.width=16", "trainer.figures=2", task="vision")
+    cfg = compose("trainer.epochs=2", "model.width=16", "trainer.figures=2", task="vision")
     training_run.run(cfg, folder)
     return folder
 

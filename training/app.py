@@ -35,6 +35,7 @@ def main(task: str) -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(task))
         return
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
     try:

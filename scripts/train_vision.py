@@ -1,0 +1,9 @@
+"""Train an image classifier with a chosen loss.
+
+python scripts/train_vision.py loss=mse data=fashion_mnist data.root=../shared/data
+"""
+
+from training.app import main
+
+if __name__ == "__main__":
+    main("vision")
