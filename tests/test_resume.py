@@ -71,12 +71,12 @@ def stop_after(monkeypatch, step, error=Killed):
 
     steps, check = [], Guard.check
 
-    def counted(guard, *tensors):
+    def counted(guard, *tensors, **seen):
         steps.append(guard.trainer.step)
         if guard.trainer.step == step:
             monkeypatch.setattr(Guard, "check", check)
             raise error
-        check(guard, *tensors)
+        check(guard, *tensors, **seen)
 
     monkeypatch.setattr(Guard, "check", counted)
 
@@ -186,11 +186,11 @@ def test_a_signal_is_obeyed_at_the_end_of_the_step(
 
     check = Guard.check
 
-    def signalled(guard, *tensors):
+    def signalled(guard, *tensors, **seen):
         if guard.trainer.step == 5:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
-        check(guard, *tensors)
+        check(guard, *tensors, **seen)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
         patch.setattr(Guard, "check", signalled)
@@ -489,3 +489,21 @@ def test_a_stop_at_any_file_operation_of_a_save_loses_nothing(
     start(folder, resume=True)
 
     assert_same_run(folder, never_stopped)
+
+
+def test_some_full_disk_on_the_way_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
+    write, calls = checkpoint.write_file, []
+
+    def full_once(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            raise checkpoint.unwritable(path, OSError(28, "No space left on device"), len(content))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_file", full_once)
+    with pytest.raises(CheckpointError, match=r"the run has ended, but 1 files could not") as error:
+        start(tmp_path / "run")
+
+    assert error.value.exit_code == 5
+    assert "disk full" in capsys.readouterr().err
+    assert load_run(tmp_path / "run").step

@@ -52,7 +52,7 @@ def main(task: str) -> None:
         overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
         _failures.append(explain(error, _known_names(task), overrides))
     for failure in _failures[-1:]:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
 
 
@@ -114,11 +114,18 @@ def _job(cfg: DictConfig) -> float:
     _started.append(folder.name)
     try:
         check_settings(cfg, _defaults())
+        if cfg.task != hydra_cfg.job.config_name:
+            raise ConfigError(
+                f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
+            )
         from training.run import run  # torch: only once the settings are known to compose
 
         overrides = _as_written(hydra_cfg.overrides.task)
         return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
     except UserError as error:
+        given = _as_written(hydra_cfg.overrides.task)
+        if isinstance(error, ConfigError) and not any(_key(o) in str(error) for o in given):
+            error = ConfigError(f"{error} ({' '.join(given)})")  # so that the key is named
         _failures.append(error)
         if hydra_cfg.mode == RunMode.MULTIRUN:
             print(f"{folder.name} failed: {error}", file=sys.stderr)
@@ -139,6 +146,10 @@ def _defaults() -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(hydra_cfg.job.config_name, [*groups, *search], RunMode.RUN)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
 
 
 def _as_written(overrides: Any) -> list[str]:

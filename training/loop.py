@@ -155,7 +155,7 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         norm = clip_gradient(parameters, settings.clip_norm)
-        guard.check(loss, norm, inputs, logits)
+        guard.check(loss, norm, inputs=inputs, logits=logits)
         optimizer.step()
         trainer.step += 1
         trainer.visited += len(targets)
@@ -231,18 +231,17 @@ class Guard:
         self.trainer = trainer
         fused = getattr(trainer.optimizer, "_step_supports_amp_scaling", False)
         self.masked = device.type != "cpu" and fused
+        self.bad_loss = torch.zeros((), device=device)
         if self.masked:
             self.first_bad = torch.full((), torch.inf, device=device)  # step
-            self.bad_loss = torch.zeros((), device=device)
             trainer.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
             trainer.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def check(self, loss: Tensor, norm: Tensor, inputs: Tensor, logits: Tensor) -> None:
+    def check(self, loss: Tensor, norm: Tensor, **seen: Tensor) -> None:
         """Refuse the step, or mask it, if the loss or the gradient's norm is not finite."""
         if not self.masked:
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                seen = {"inputs": inputs, "logits": logits, "loss": loss}
-                self._stop(self.trainer.step, loss.item(), seen)
+                self._stop(self.trainer.step, loss.item(), seen | {"loss": loss})
             return
         step = torch.where((loss + norm).isfinite(), torch.inf, float(self.trainer.step))
         self.bad_loss = torch.where(self.first_bad.isfinite(), self.bad_loss, loss.detach())
@@ -269,7 +268,7 @@ class Guard:
         first = next(found, "norm of the gradient")
         lr = trainer.optimizer.param_groups[0]["lr"]
         raise DivergedError(
-            f"stopped before step {step + 1}: loss {loss:g} at learning rate {lr:g}, first tensor"
-            f" that is not finite: {first}; try optimizer.lr={trainer.base_lrs[0] / 10:g},"
-            " trainer.clip_norm=1 or more scheduler.warmup_steps"
+            f"stopped before step {step + 1}: loss {loss:g}, first bad tensor {first}, at learning"
+            f" rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g}, trainer.clip_norm=1 or"
+            " more scheduler.warmup_steps"
         )

@@ -16,7 +16,7 @@ from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import logits_of
 from training.log import RunLog
 from training.loop import Trainer, TrainerSettings
-from training.report import Reporter
+from training.report import COLUMNS, Reporter
 from training.resume import check_changes, command, read_status
 from training.run_folder import claim, locked, set_aside, with_facts, write_settings
 from training.session import Session, finish, fit
@@ -108,6 +108,14 @@ def try_settings(cfg: DictConfig) -> tuple[TrainerSettings, list[Reporter]]:
     """Build everything once on stand-in facts, so that no setting is found wrong after the data."""
     if not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed}: must be from 0 to 4294967295")
+    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer", "report"):
+        if not isinstance(cfg.get(name), DictConfig):
+            raise ConfigError(f"{name}={cfg.get(name)}: choose an option, as `--help` lists them")
+    for name in cfg.table:
+        if name not in COLUMNS:
+            raise ConfigError(f"table={list(cfg.table)}: {name} is none of {', '.join(COLUMNS)}")
+    if not all(isinstance(name, str) for name in cfg.trusted_targets):
+        raise ConfigError(f"trusted_targets={list(cfg.trusted_targets)}: must be names of packages")
     trial = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
     settings = instantiate(trial.trainer, cfg.trusted_targets)
     build_loss(trial)
@@ -151,10 +159,15 @@ def pick_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, here in available.items() if here))
-    if not available.get(name.split(":")[0], False):
+    try:
+        if not available.get(name.split(":")[0], False):
+            raise RuntimeError
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except RuntimeError:
         here = " or ".join(kind for kind, yes in available.items() if yes)
-        raise ConfigError(f"device={name}: not available here; use auto or {here}")
-    return torch.device(name)
+        raise ConfigError(f"device={name}: not available here; use auto or {here}") from None
+    return device
 
 
 def set_threads(threads: int | None) -> None:
