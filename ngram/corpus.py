@@ -67,12 +67,14 @@ def _download(url: str, file: Path, sha256: str, size: int) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_name(f"{file.name}.lock").open("a") as lock:
+        lock = os.open(file.parent, os.O_RDONLY)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process, however it ends
-            if file.exists():
-                return
-            _fetch(url, partial, sha256, size)
-            os.replace(partial, file)
+            if not file.exists():
+                _fetch(url, partial, sha256, size)
+                os.replace(partial, file)
+        finally:
+            os.close(lock)
     except OSError as error:  # URLError and timeouts are OSErrors
         raise DataError(
             f"{file} is missing and could not be downloaded ({error});"
