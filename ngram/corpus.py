@@ -1,5 +1,6 @@
 """Texts: the bundled Sonnets, a verified download, any file; always one string."""
 
+import fcntl
 import hashlib
 import os
 import urllib.request
@@ -59,20 +60,21 @@ def read_tiny_shakespeare(path: Path | None, root: Path) -> str:
 
 
 def _download(url: str, file: Path, sha256: str, size: int) -> None:
-    """Fetch `url` into `file`: under a temporary name, renamed only when verified."""
+    """Fetch `url` into `file`: under a temporary name, renamed only when verified.
+
+    Of several processes one fetches it, and the others wait and find it there.
+    """
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as response:
-            content = response.read(size + 1)
-        found = hashlib.sha256(content).hexdigest()
-        if found != sha256:
-            raise DataError(
-                f"{url}: received {len(content)} bytes with SHA-256 {found}, expected {size} with"
-                f" {sha256}; give a copy with data.path=FILE"
-            )
-        partial.write_bytes(content)
-        os.replace(partial, file)
+        lock = os.open(file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process, however it ends
+            if not file.exists():
+                _fetch(url, partial, sha256, size)
+                os.replace(partial, file)
+        finally:
+            os.close(lock)
     except OSError as error:  # URLError and timeouts are OSErrors
         raise DataError(
             f"{file} is missing and could not be downloaded ({error});"
@@ -80,3 +82,15 @@ def _download(url: str, file: Path, sha256: str, size: int) -> None:
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _fetch(url: str, partial: Path, sha256: str, size: int) -> None:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        content = response.read(size + 1)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise DataError(
+            f"{url}: received {len(content)} bytes with SHA-256 {found}, expected {size} with"
+            f" {sha256}; give a copy with data.path=FILE"
+        )
+    partial.write_bytes(content)

@@ -12,7 +12,9 @@ from torch import Tensor
 from ngram.corpus import read_sonnets, read_text, read_tiny_shakespeare
 from ngram.tokens import UNK, Tokenizer, Vocabulary, tokenizer_for
 from training.data import Split, Splits
-from training.errors import DataError
+from training.errors import ConfigError, DataError
+
+MAX_WINDOWS = 2**28  # ids, 2 GB
 
 
 def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
@@ -71,6 +73,11 @@ def text_splits(
             f"{name}: {len(blocks[0])} training tokens are too few for"
             f" data.context_size={context_size}; give a longer text"
         )
+    if sum(map(len, blocks)) * context_size > MAX_WINDOWS:
+        raise ConfigError(
+            f"data.context_size={context_size}: the windows of {sum(map(len, blocks)):,} tokens"
+            f" would hold more than {MAX_WINDOWS:,} ids; use a smaller one, or data.max_lines"
+        )
     vocabulary = Vocabulary.of(blocks[0], cut.min_count, cut.unk)
     ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
     windows, targets = windows_of(ids, context_size, nearest_first)
@@ -97,8 +104,8 @@ def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Ten
 
 
 def _check_settings(context_size: int, split: Sequence[float], max_lines: int | None) -> None:
-    if context_size < 1:
-        raise ValueError(f"context_size must be at least 1, got {context_size}")
+    if not 1 <= context_size <= 2**14:
+        raise ValueError(f"context_size must be from 1 to 16384, got {context_size}")
     if len(split) != 4 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
         raise ValueError(
             "split must be four shares (train, val, calibration, test) that sum to 1,"

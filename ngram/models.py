@@ -39,6 +39,7 @@ class NGramMLP(nn.Module):
     """
 
     unigram_cdf: Tensor
+    max_parameters = 2**28
 
     def __init__(
         self,
@@ -65,8 +66,8 @@ class NGramMLP(nn.Module):
             ("hidden_dim", hidden_dim),
             ("depth", depth),
         ):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+            if not 1 <= size <= 2**14:
+                raise ValueError(f"{name} must be from 1 to 16384, got {size}")
         for name, share in (
             ("dropout", dropout),
             ("output_dropout", output_dropout),
@@ -77,6 +78,12 @@ class NGramMLP(nn.Module):
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
         if near is not None and near < 1:
             raise ValueError(f"near must be null or at least 1, got {near}")
+        inner = (context_size * embedding_dim + depth * hidden_dim) * hidden_dim
+        if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
+            raise ValueError(
+                f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
+                f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
+            )
         self.noise = noise
         self.near = None if near is None else slice(near) if nearest_first else slice(-near, None)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)

@@ -20,10 +20,10 @@ class Verse:
     """
 
     def __init__(self, lines: int, temperature: float, level: str, nearest_first: bool) -> None:
-        if lines < 0:
-            raise ValueError(f"lines must be at least 0, got {lines}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 <= lines <= 10_000:
+            raise ValueError(f"lines must be from 0 to 10000, got {lines}")
+        if not 0.01 <= temperature <= 100:
+            raise ValueError(f"temperature must be from 0.01 to 100, got {temperature}")
         self.lines = lines
         self.temperature = temperature
         self.level = level

@@ -66,7 +66,7 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, mes
         (["optimizer=sgd", "optimizer.momentum=5"], r"optimizer\.momentum must be .*, got 5"),
         (["scheduler.final=3"], r"scheduler\.final must be a number in \[0, 1\], got 3"),
         (["model.dropout=1.5"], r"model\.dropout must be in \[0, 1\), got 1\.5"),
-        (["data.context_size=0"], r"data\.context_size must be at least 1, got 0"),
+        (["data.context_size=0"], r"data\.context_size must be from 1 to 16384, got 0"),
         (["data.level=word2"], r"data\.level must be word, char or whitespace, got word2"),
         (["data.split=[.5,.5]"], r"data\.split must be four shares .*"),
         (["data.protocol=p9"], r"data\.protocol must be null or p1, got p9"),

@@ -96,7 +96,7 @@ def test_a_table_too_large_is_refused_before_it_is_made():
     ("options", "message"),
     [
         ({"dropout": 1.0}, r"^dropout must be in \[0, 1\), got 1.0"),
-        ({"hidden_dim": 0}, r"^hidden_dim must be at least 1, got 0"),
+        ({"hidden_dim": 0}, r"^hidden_dim must be from 1 to 16384, got 0"),
         ({"noise": -0.1}, r"^noise must be in \[0, 1\), got -0.1"),
     ],
 )

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from training.config import check_settings, explain, leaves
 from training.errors import ConfigError, UserError
+from training.resume import continued
+from training.signals import handling, stop_now
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -39,17 +41,21 @@ def main(task: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
     try:
-        application()
-    except KeyboardInterrupt:
+        with handling(stop_now):
+            sys.argv[1:] = continued(sys.argv[1:], task)
+            application()
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(getattr(stop, "exit_code", 130))
+    except UserError as error:
+        _failures.append(error)
     except Exception as error:
         if _started:  # a job's own: a bug, and shown as one
             raise
         overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
         _failures.append(explain(error, _known_names(task), overrides))
     for failure in _failures[-1:]:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
 
 
@@ -76,6 +82,7 @@ def help_text(task: str) -> str:
             "",
             "--cfg job --resolve    show every setting of a choice; set any with SETTING=VALUE",
             "-m GROUP=A,B seed=1,2  run every combination; 'GROUP=glob(*)' is every option",
+            "resume=FOLDER|auto     go on with a run that was stopped (auto: the newest)",
             "debug=smoke            every stage of the script on a sliver of the data",
             "--hydra-help           what Hydra itself can do, tab completion among it",
         ]
@@ -116,10 +123,18 @@ def _job(cfg: DictConfig) -> float:
     _started.append(folder.name)
     try:
         check_settings(cfg, _defaults())
+        if cfg.task != hydra_cfg.job.config_name:
+            raise ConfigError(
+                f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
+            )
         from training.run import run  # torch: only once the settings are known to compose
 
-        return run(cfg, folder)
+        overrides = _as_written(hydra_cfg.overrides.task)
+        return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
     except UserError as error:
+        given = _as_written(hydra_cfg.overrides.task)
+        if isinstance(error, ConfigError) and not any(_key(o) in str(error) for o in given):
+            error = ConfigError(f"{error} ({' '.join(given)})")  # so that the key is named
         _failures.append(error)
         if hydra_cfg.mode == RunMode.MULTIRUN:
             print(f"{folder.name} failed: {error}", file=sys.stderr)
@@ -140,6 +155,10 @@ def _defaults() -> DictConfig:
     loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(hydra_cfg.job.config_name, [*groups, *search], RunMode.RUN)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=")[0]
 
 
 def _as_written(overrides: Any) -> list[str]:

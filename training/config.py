@@ -6,7 +6,6 @@ Nothing heavy is imported here: a misspelt name is answered before torch would h
 import copy
 import difflib
 import inspect
-import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from training.errors import ConfigError, UserError
 
 ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
+LARGEST = 3.4e38  # what float32 holds
 
 REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
 
@@ -34,22 +34,36 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
     for key, value in leaves(cfg):
         if key not in expected:
             raise ConfigError(f"{key}={value}: no such setting{did_you_mean(key, expected)}")
+        default = expected[key]
+        if key.startswith("facts.") and value != REQUIRED:
+            raise ConfigError(f"{key}={value}: is known from the data; it cannot be set")
         if value == REQUIRED and not key.startswith("facts."):
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
-        kind = _wanted(value, expected[key])
+        if value != default and (source := re.fullmatch(r"\$\{([\w.]+)\}", str(default))):
+            raise ConfigError(f"{key}={_shown(value)}: follows {source[1]}; set that instead")
+        kind = _wanted(value, default)
         if kind:
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
+    resolved = copy.deepcopy(cfg)
     try:
-        OmegaConf.resolve(copy.deepcopy(cfg))
+        OmegaConf.resolve(resolved)
     except OmegaConfBaseException as error:
         named = re.findall(r"'([^']+)'", str(error))[:1]
         keys = [k for k, v in leaves(cfg) if "${" in str(v) and all(n in str(v) for n in named)]
         raise ConfigError(f"{', '.join(keys[:1])}: {_first_line(error)}") from None
+    for key, value in leaves(resolved):
+        if kind := _wanted(value, expected.get(key)):
+            raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
 
 
 def _wanted(value: Any, default: Any) -> str | None:
     """Return what the value should have been, or None where it is that."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, ListConfig | list):
+        first = default[0] if isinstance(default, ListConfig) and len(default) else None
+        items = (_wanted(item, first) for item in value)
+        if kind := next((kind for kind in items if kind), None):
+            return f"a list of which each is {kind}"
+    elif isinstance(value, float) and not abs(value) <= LARGEST:
         return "a finite number"
     if default in (None, REQUIRED) or "${" in str(value) or "${" in str(default):
         return None
@@ -60,7 +74,7 @@ def _wanted(value: Any, default: Any) -> str | None:
         return None if whole and abs(value) < 2**63 else "a whole number"
     if isinstance(default, float):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if number else "a number"
+        return None if number and abs(value) <= LARGEST else "a number"
     if isinstance(default, ListConfig):
         return None if isinstance(value, ListConfig) else "a list, as in [a,b]"
     return None if isinstance(value, str) else "a text"
@@ -100,7 +114,7 @@ def explain(error: Exception, known: Iterable[str], overrides: Iterable[str]) ->
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         return ConfigError(f"{key}: no such setting{did_you_mean(key, known)}")
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if match := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
         group, option = match[1], match[2]
         listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         options = listed[1].split() if listed else []
@@ -109,7 +123,7 @@ def explain(error: Exception, known: Iterable[str], overrides: Iterable[str]) ->
             f"{group}={option}: no such option{near} ({group}: {', '.join(options)})"
         )
     if isinstance(error, OSError):
-        return ConfigError(f"hydra.run.dir: the run folder cannot be made ({error})")
+        return ConfigError(f"hydra.run.dir: the run folder cannot be made ({_first_line(error)})")
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     return ConfigError(f"{' '.join(overrides)}: {' '.join(lines[:2]) or type(error).__name__}")
 
@@ -126,9 +140,8 @@ def instantiate(node: DictConfig, trusted: Iterable[str] = (), call_with: Any = 
         call_with: arguments for what a `_partial_` gives, so that its errors are answered, too.
     """
     name = node._get_full_key(None)
-    for key, target in leaves(node, f"{name}."):
-        if key.endswith("._target_"):
-            find_target(key, str(target), trusted)
+    for key, target in _targets(OmegaConf.to_container(node, resolve=True), name):
+        find_target(key, str(target), trusted)
     try:
         built = hydra_instantiate(node)
         return built if call_with is None else built(*call_with)
@@ -140,6 +153,17 @@ def instantiate(node: DictConfig, trusted: Iterable[str] = (), call_with: Any = 
             raise ConfigError(f"{name}: {_first_line(error)}") from error
         where = re.search(r"full_key: (\S+)", str(error))
         raise ConfigError(_named(node, where[1] if where else name, str(cause))) from cause
+
+
+def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield every `_target_`, however deep in lists and interpolations it was hidden."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == "_target_":
+                yield f"{key}._target_", inner
+            yield from _targets(inner, f"{key}.{name}")
 
 
 def _named(node: DictConfig, key: str, message: str) -> str:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from training.errors import DataError
+
 Augment = Callable[[Tensor, Tensor, int], Tensor]
+NAMES = ("train", "val", "calibration", "test")
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,30 @@ class Splits:
 
     def to(self, device: torch.device) -> "Splits":
         """Return the same data on `device`; the facts stay where they are."""
-        names = ("train", "val", "calibration", "test")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return replace(self, **{name: getattr(self, name).to(device) for name in NAMES})
+
+    def check(self, ignore_index: int) -> None:
+        """Refuse targets that are no class and inputs that are not finite, with their row."""
+        for name in NAMES:
+            split: Split = getattr(self, name)
+            bad = (split.targets < 0) | (split.targets >= self.num_classes)
+            bad &= split.targets != ignore_index
+            what = f"a target that is none of {self.num_classes} classes (from 0)"
+            if not bad.any() and split.inputs.is_floating_point():
+                bad = ~split.inputs.flatten(1).isfinite().all(1)
+                what = "an input that is not finite"
+            if bad.any():
+                row = int(bad.nonzero()[0, 0])
+                raise DataError(f"data: {name} split, row {row} (from 0) has {what}")
+
+    def fingerprint(self) -> str:
+        """Return a digest of every example and class name: the same only for the same data."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split in (getattr(self, name) for name in NAMES):
+            for tensor in (split.inputs, split.targets):
+                digest.update(repr((tensor.shape, tensor.dtype)).encode())
+                digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:

@@ -11,6 +11,7 @@ from losses import ClassificationLoss
 from training.calibration import Calibration
 from training.calibration_error import Bins
 from training.data import Split
+from training.errors import DivergedError
 from training.metrics import Metrics
 
 FEATURE_ROWS = 1024
@@ -25,7 +26,6 @@ class Evaluation:
     bins: Bins
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     loss_fn: ClassificationLoss,
@@ -36,8 +36,27 @@ def evaluate(
     """Measure the model on a split, by the probabilities of the loss's link.
 
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
-    reported one.
+    reported one. A model whose outputs are not finite is never scored.
     """
+    try:
+        return _evaluate(model, loss_fn, split, num_classes, max_rows)
+    except ValueError as error:
+        for logits, _, _ in logits_of(model, split, num_classes, max_rows):
+            if not logits.detach().isfinite().all():
+                raise DivergedError(
+                    "the model's logits are not finite, it is not scored"
+                ) from error
+        raise
+
+
+@torch.no_grad()
+def _evaluate(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    split: Split,
+    num_classes: int,
+    max_rows: int | None,
+) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
     links: dict[str, Callable[[Tensor], Tensor]] = {}

@@ -32,6 +32,7 @@ class TrainerSettings:
             evaluation stay float32.
         evaluate_every: epochs from one evaluation to the next; the last epoch always has one.
         log_every: steps from one logged training loss to the next.
+        save_every: steps from one checkpoint to the next; each evaluation has one, too.
         figures: how many evaluations draw, beside the last.
         max_batches: cut epochs and evaluations short, for trying things out.
     """
@@ -43,11 +44,13 @@ class TrainerSettings:
     precision: str = "float32"
     evaluate_every: int = 1
     log_every: int = 50
+    save_every: int = 5000
     figures: int = 5
     max_batches: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every", "log_every", "max_batches"):
+        counts = ("epochs", "batch_size", "evaluate_every", "log_every", "save_every")
+        for name in (*counts, "max_batches"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= 10**9:
                 raise ValueError(f"{name} must be from 1 to 10**9, got {value}")
@@ -79,7 +82,8 @@ class TrainerSettings:
 class Trainer:
     """What training changes, and what a step of it needs.
 
-    `on_step(step, loss, examples a second)` is told every `log_every` steps.
+    `on_step(step, loss, examples a second)` is told every `log_every` steps; `save()` is called
+    every `save_every`, and after the step during which a signal was added to `signals`.
     """
 
     model: nn.Module
@@ -90,11 +94,28 @@ class Trainer:
     seed: int
     log: RunLog
     step: int = 0
+    epoch: int = 0  # under way, from 1
+    visited: int = 0  # examples of that epoch
     on_step: OnStep = field(default=lambda *_: None)
+    save: Callable[[], None] = field(default=lambda: None)
+    signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.epoch_loss = RunningLoss()
         self.window = RunningLoss()  # since something was last logged; epochs may be shorter
+
+    def begin(self, epoch: int) -> None:
+        """Go to the start of `epoch`, unless it is under way."""
+        if epoch != self.epoch:
+            self.epoch, self.visited, self.epoch_loss = epoch, 0, RunningLoss()
+
+    def num_steps(self, num_examples: int) -> int:
+        """Return the steps of the whole run: those made, and those that its settings ask for."""
+        settings = self.settings
+        a_epoch = settings.steps_per_epoch(num_examples)
+        here = max(0, a_epoch - math.ceil(self.visited / settings.batch_size))
+        return self.step + here + a_epoch * max(0, settings.epochs - max(1, self.epoch))
 
     def log_window(self) -> None:
         """Log the mean loss since the last time, if there was a step; begin a new mean."""
@@ -109,14 +130,17 @@ class Trainer:
 
 
 def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
-    """Make one pass over the split; return its mean loss, sum of losses / sum of normalisers."""
+    """Make one pass over the split, or the rest of it where it was resumed; return its mean loss.
+
+    That is the sum of losses / the sum of normalisers.
+    """
+    trainer.begin(epoch)
     model, loss_fn, optimizer = trainer.model, trainer.loss_fn, trainer.optimizer
     settings = trainer.settings
-    num_steps = settings.epochs * settings.steps_per_epoch(len(split))
+    num_steps = trainer.num_steps(len(split))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     guard = Guard(trainer, split.targets.device)
     sums, bf16 = loss_fn.reduction == "sum", settings.precision == "bf16"
-    whole = RunningLoss()
     model.train()
     for batch in _batches(split, epoch, trainer):
         factor = trainer.schedule(trainer.step, num_steps)
@@ -131,26 +155,30 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         norm = clip_gradient(parameters, settings.clip_norm)
-        guard.check(loss, norm)
+        guard.check(loss, norm, inputs=inputs, logits=logits)
         optimizer.step()
         trainer.step += 1
+        trainer.visited += len(targets)
 
         counted = guard.value(total), guard.value(normaliser), len(targets)
-        whole.add(*counted)
+        trainer.epoch_loss.add(*counted)
         trainer.window.add(*counted)
         if trainer.step % settings.log_every == 0:
             guard.read()
             trainer.log_window()
+        if trainer.signals or trainer.step % settings.save_every == 0:
+            guard.read()
+            trainer.save()
     guard.read()
-    return whole.mean()
+    return trainer.epoch_loss.mean()
 
 
 def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[Tensor]:
-    """Yield the indices of each batch, on the split's device."""
+    """Yield the indices of each batch not yet visited, on the split's device."""
     n, settings = len(split), trainer.settings
     order = epoch_order(n, trainer.seed, epoch) if settings.shuffle else torch.arange(n)
     limit = settings.steps_per_epoch(n) * settings.batch_size
-    yield from order[:limit].to(split.targets.device).split(settings.batch_size)
+    yield from order[trainer.visited : limit].to(split.targets.device).split(settings.batch_size)
 
 
 def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
@@ -182,6 +210,10 @@ class RunningLoss:
         normaliser = float(self.normaliser)
         return float(self.total) / normaliser if normaliser else 0.0
 
+    def state(self) -> list[float]:
+        """Return the sums, to be given back to `add`."""
+        return [float(self.total), float(self.normaliser), self.examples]
+
     def rate(self) -> float:
         """Return examples a second."""
         return self.examples / (time.perf_counter() - self.start)
@@ -199,18 +231,20 @@ class Guard:
         self.trainer = trainer
         fused = getattr(trainer.optimizer, "_step_supports_amp_scaling", False)
         self.masked = device.type != "cpu" and fused
+        self.bad_loss = torch.zeros((), device=device)
         if self.masked:
             self.first_bad = torch.full((), torch.inf, device=device)  # step
             trainer.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
             trainer.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def check(self, loss: Tensor, norm: Tensor) -> None:
+    def check(self, loss: Tensor, norm: Tensor, **seen: Tensor) -> None:
         """Refuse the step, or mask it, if the loss or the gradient's norm is not finite."""
         if not self.masked:
             if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                self._stop(self.trainer.step, loss.item())
+                self._stop(self.trainer.step, loss.item(), seen | {"loss": loss})
             return
         step = torch.where((loss + norm).isfinite(), torch.inf, float(self.trainer.step))
+        self.bad_loss = torch.where(self.first_bad.isfinite(), self.bad_loss, loss.detach())
         self.first_bad = torch.minimum(self.first_bad, step)
         self.trainer.optimizer.found_inf = self.first_bad.isfinite().float()  # type: ignore[attr-defined]
 
@@ -221,20 +255,20 @@ class Guard:
     def read(self) -> None:
         """Stop if a step was masked since the last reading."""
         if self.masked and self.first_bad.isfinite():
-            self._stop(int(self.first_bad), None)
+            self._stop(int(self.first_bad), self.bad_loss.item(), {"loss": self.bad_loss})
 
-    def _stop(self, step: int, loss: float | None) -> None:
+    def _stop(self, step: int, loss: float, seen: dict[str, Tensor]) -> None:
         trainer = self.trainer
-        bad = [
-            name
-            for name, p in trainer.model.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
-        what = f"loss {loss:g}" if loss is not None else "a loss or gradient that is not finite"
-        first = f", first bad gradient {bad[0]}" if bad else ""
+        # in the order of the computation: weights, what came of them, gradients
+        named = {f"weight {name}": p for name, p in trainer.model.named_parameters()} | seen
+        for name, p in trainer.model.named_parameters():
+            if p.grad is not None:
+                named[f"gradient {name}"] = p.grad
+        found = (name for name, tensor in named.items() if not tensor.isfinite().all())
+        first = next(found, "norm of the gradient")
         lr = trainer.optimizer.param_groups[0]["lr"]
         raise DivergedError(
-            f"stopped before step {step + 1}: {what}{first} at learning rate {lr:g};"
-            f" try optimizer.lr={trainer.base_lrs[0] / 10:g}, trainer.clip_norm=1"
-            " or more scheduler.warmup_steps"
+            f"stopped before step {step + 1}: loss {loss:g}, first bad tensor {first}, at learning"
+            f" rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g}, trainer.clip_norm=1 or"
+            " more scheduler.warmup_steps"
         )

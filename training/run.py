@@ -1,6 +1,7 @@
 """One run, from settings to figures: build, train, keep the best, test, report."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,55 +9,113 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from losses import ClassificationLoss
+from training.checkpoint import use_newest
 from training.config import find_target, instantiate
 from training.data import Splits, stream_seed
-from training.errors import ConfigError
+from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import logits_of
 from training.log import RunLog
 from training.loop import Trainer, TrainerSettings
-from training.report import Reporter
-from training.run_folder import claim, with_facts
+from training.report import COLUMNS, Reporter
+from training.resume import check_changes, command, read_status
+from training.run_folder import claim, locked, set_aside, with_facts, write_settings
 from training.session import Session, finish, fit
+from training.signals import Interrupted, handling
 
 
-def run(cfg: DictConfig, folder: Path) -> float:
-    """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights."""
+def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+    """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
+
+    With `cfg.resume` the run in `folder` goes on: to the same end, bit for bit, as if it had never
+    stopped. `overrides` are what the settings were composed of, kept so that it can.
+    """
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    resumed, cfg.resume = cfg.resume is not None, None
+    if resumed:
+        check_changes(folder, cfg, console)
+    session = build(cfg, folder, console)
+    print(f"data: {session.splits.protocol}", flush=True)
+    with locked(folder), handling(session.trainer.signals.append):
+        if not resumed:
+            claim(folder)
+        damaged = use_newest(folder, session.restore) if resumed else []
+        complete = resumed and read_status(folder).get("status") == "complete"
+        if complete and session.finished >= session.trainer.settings.epochs:
+            print(f"already complete at step {session.trainer.step}: {folder}")
+            return session.best
+        if resumed:
+            set_aside(folder, damaged)
+            session.check_best()
+            print(f"resuming at step {session.trainer.step}", flush=True)
+        write_settings(folder, cfg, overrides)
+        return train(session, list(cfg.table))
+
+
+def train(session: Session, columns: list[str]) -> float:
+    """Train and test; leave word in status.json of how it ended."""
+    trainer, log, folder = session.trainer, session.trainer.log, session.folder
+    session.write_status("running")
+    try:
+        if session.config != session.logged_config:
+            log.text("config", session.config, trainer.step)
+        if not trainer.step:
+            log.text("data", session.splits.protocol)
+        nll = fit(session)
+        finish(session, columns)
+        log.flush()
+        if log.failures:
+            raise CheckpointError(
+                f"{folder}: the run has ended, but {log.failures} files could not be written, see"
+                f" the warnings above; with room on the disk: {command(folder)}"
+            )
+        session.write_status("complete")
+        return nll
+    except BaseException as error:
+        status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
+        session.write_status(status, str(error))
+        if status == "interrupted":
+            print(f"interrupted at step {trainer.step}; go on with:\n{command(folder)}", flush=True)
+        raise
+    finally:
+        log.close()
+
+
+def build(cfg: DictConfig, folder: Path, console: Console) -> Session:
+    """Build all that a run needs, and find out that it fits together; write nothing."""
     device = pick_device(cfg.device)
     set_threads(cfg.threads)
     settings, reporters = try_settings(cfg)
     splits: Splits = instantiate(cfg.data, cfg.trusted_targets)
-    claim(folder, cfg)
-    print(f"data: {splits.protocol}", flush=True)
-
+    data = splits.fingerprint()
     filled = with_facts(cfg, splits.num_classes, splits.class_counts)
     splits = splits.to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
     model = instantiate(filled.model, cfg.trusted_targets).to(device)
     loss_fn = build_loss(filled).to(device)
+    splits.check(loss_fn.ignore_index)
     parameters = [model.parameters()]
     optimizer = instantiate(filled.optimizer, cfg.trusted_targets, call_with=parameters)
     schedule = instantiate(filled.scheduler, cfg.trusted_targets)
     torch.manual_seed(stream_seed(cfg.seed, "noise"))  # dropout and the like: the same for any loss
-
     try_loss(model, loss_fn, splits)
     log = RunLog(folder)
-    log.text("config", OmegaConf.to_yaml(cfg))
-    log.text("data", splits.protocol)
     trainer = Trainer(model, loss_fn, optimizer, schedule, settings, cfg.seed, log)
-    session = Session(trainer, splits, reporters, folder, console)
-    try:
-        nll = fit(session)
-        finish(session, list(cfg.table))
-        return nll
-    finally:
-        log.close()
+    config = OmegaConf.to_yaml(cfg)
+    return Session(trainer, splits, reporters, folder, console, cfg.task, config, data)
 
 
 def try_settings(cfg: DictConfig) -> tuple[TrainerSettings, list[Reporter]]:
     """Build everything once on stand-in facts, so that no setting is found wrong after the data."""
     if not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed}: must be from 0 to 4294967295")
+    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer", "report"):
+        if not isinstance(cfg.get(name), DictConfig):
+            raise ConfigError(f"{name}={cfg.get(name)}: choose an option, as `--help` lists them")
+    for name in cfg.table:
+        if name not in COLUMNS:
+            raise ConfigError(f"table={list(cfg.table)}: {name} is none of {', '.join(COLUMNS)}")
+    if not all(isinstance(name, str) for name in cfg.trusted_targets):
+        raise ConfigError(f"trusted_targets={list(cfg.trusted_targets)}: must be names of packages")
     trial = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
     settings = instantiate(trial.trainer, cfg.trusted_targets)
     build_loss(trial)
@@ -100,10 +159,15 @@ def pick_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, here in available.items() if here))
-    if not available.get(name.split(":")[0], False):
+    try:
+        if not available.get(name.split(":")[0], False):
+            raise RuntimeError
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except RuntimeError:
         here = " or ".join(kind for kind, yes in available.items() if yes)
-        raise ConfigError(f"device={name}: not available here; use auto or {here}")
-    return torch.device(name)
+        raise ConfigError(f"device={name}: not available here; use auto or {here}") from None
+    return device
 
 
 def set_threads(threads: int | None) -> None:

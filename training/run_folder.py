@@ -1,7 +1,12 @@
 """The run folder: one folder a run, and a finished run read back."""
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +16,71 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, load_weights, write_file
 from training.config import instantiate
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
+from training.resume import CONFIG, OVERRIDES, STATUS, command
 
-CONFIG, BEST = "config.yaml", "checkpoints/best.pt"
+BEST = "checkpoints/best.pt"
 
 
-def claim(folder: Path, cfg: DictConfig) -> None:
-    """Make `folder` this run's own by writing its settings there, interpolations unresolved."""
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of `folder` while the block runs; a dead process keeps nobody out.
+
+    The system drops the lock of a process that dies, however it dies.
+    """
     try:
-        with (folder / CONFIG).open("x", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(cfg))
-    except FileExistsError:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CheckpointError(f"{folder}: in use by process {file.read()}") from None
+        except OSError as error:  # a file system without locks
+            print(f"warning: {folder}: cannot be locked ({error.strerror})", file=sys.stderr)
+        file.truncate(0)  # what a dead process left
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def claim(folder: Path) -> None:
+    """Refuse a folder that holds a run already."""
+    if (folder / CONFIG).exists():
         raise ConfigError(
-            f"hydra.run.dir={folder}: holds another run already; name a new folder, or leave it out"
-        ) from None
+            f"hydra.run.dir={folder}: holds another run already; name a new folder, or leave it"
+            f" out; resume={folder} goes on with it"
+        )
+
+
+def set_aside(folder: Path, damaged: list[Path]) -> None:
+    """Rename damaged checkpoints, so that they count no more; remove what was never finished."""
+    for path in damaged:
+        path.rename(f"{path}.damaged")
+    for file in (*folder.glob("*.tmp"), *folder.glob("checkpoints/*.tmp")):
+        file.unlink()
+
+
+def write_settings(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Write a run's settings, interpolations unresolved; config.yaml last, it makes a run of it."""
+    write_file(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
+    write_file(folder / CONFIG, OmegaConf.to_yaml(cfg).encode())
+
+
+def write_status(folder: Path, task: str, status: str, step: int, message: str = "") -> None:
+    """Say how a run stands, for programs: exit codes get lost on the way."""
+    content = {"status": status, "step": step, "task": task, "message": message}
+    content |= {"resume": command(folder), "pid": os.getpid(), "host": socket.gethostname()}
+    write_file(folder / STATUS, (json.dumps(content, indent=1) + "\n").encode(), durable=False)
 
 
 def with_facts(cfg: DictConfig, num_classes: int, class_counts: Tensor) -> DictConfig:
@@ -53,10 +105,11 @@ class FinishedRun:
     loss_fn: ClassificationLoss
     class_names: tuple[str, ...]
     step: int
+    trusted: tuple[str, ...]
 
     def splits(self) -> Splits:
         """Read the run's data again."""
-        splits: Splits = instantiate(self.cfg.data, self.cfg.trusted_targets)
+        splits: Splits = instantiate(self.cfg.data, self.trusted)
         if splits.class_names != self.class_names:
             raise CheckpointError(
                 f"{self.folder}: its data now has other classes than it was trained on; "
@@ -65,35 +118,39 @@ class FinishedRun:
         return splits
 
 
-def load_run(folder: str | Path) -> FinishedRun:
-    """Return the run in `folder` with the weights of its best checkpoint, in evaluation mode."""
+def load_run(folder: str | Path, trusted: Iterable[str] = ()) -> FinishedRun:
+    """Return the run in `folder` with the weights of its best checkpoint, in evaluation mode.
+
+    A run folder may come from anyone: what its settings name is built only if the project, torch or
+    a package of `trusted` defines it, whatever they say about trust themselves.
+    """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
     state = load_checkpoint(folder / BEST)
-    cfg = OmegaConf.load(folder / CONFIG)
-    assert isinstance(cfg, DictConfig)
-    cfg = with_facts(cfg, len(state["class_names"]), state["class_counts"])
-    model = instantiate(cfg.model, cfg.trusted_targets)
     try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder}: {BEST} does not fit the model in {CONFIG} ({str(error).splitlines()[-1]})"
-        ) from error
+        cfg = OmegaConf.load(folder / CONFIG)
+        assert isinstance(cfg, DictConfig)
+        cfg = with_facts(cfg, len(state["class_names"]), state["class_counts"])
+        nodes = cfg.model, cfg.loss
+    except Exception as error:  # the YAML parser has many
+        raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
+    model = instantiate(nodes[0], trusted)
+    load_weights(model, state, folder / BEST)
     return FinishedRun(
         folder=folder,
         cfg=cfg,
         model=model.eval().requires_grad_(False),
-        loss_fn=instantiate(cfg.loss, cfg.trusted_targets),
+        loss_fn=instantiate(nodes[1], trusted),
         class_names=tuple(state["class_names"]),
         step=state["step"],
+        trusted=tuple(trusted),
     )
 
 
-def load_teacher(run: str) -> Callable[[Tensor], Tensor]:
+def load_teacher(run: str, trusted: Sequence[str] = ()) -> Callable[[Tensor], Tensor]:
     """Return the model of a finished run: inputs -> logits, wherever the inputs are."""
-    model = load_run(run).model
+    model = load_run(run, trusted).model
 
     def logits_of(inputs: Tensor) -> Tensor:
         try:

@@ -1,35 +1,54 @@
 """A run under way: epochs, evaluations, the best weights kept, and the end."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    KEPT,
+    first_bad,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    step_files,
+    step_path,
+)
 from training.data import Splits
+from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import Evaluation, evaluate
 from training.loop import OnStep, Trainer, train_epoch
 from training.recalibration import Recalibration, recalibrate
 from training.reliability import draw_reliability, reliability_data
 from training.report import Moment, Report, Reporter, print_table
-from training.run_folder import BEST, best_state
+from training.resume import from_here
+from training.run_folder import BEST, best_state, write_status
+from training.signals import Interrupted
+from training.state import restore_trainer, trainer_state
 
 
-@dataclass(frozen=True)
+@dataclass
 class Session:
-    """What a run works on."""
+    """What a run works on, and how far it has come."""
 
     trainer: Trainer
     splits: Splits
     reporters: list[Reporter]
     folder: Path
     console: Console
+    task: str
+    config: str  # as written to config.yaml
+    data: str  # fingerprint
+    logged_config: str = ""
+    best: float = float("inf")
+    best_step: int = 0
+    finished: int = 0  # epochs, with their evaluations
 
     @property
     def max_rows(self) -> int | None:
@@ -42,8 +61,73 @@ class Session:
         """The split whose nll chooses the weights; train stands in where none is held out."""
         return "val" if len(self.splits.val) else "train"
 
+    def stop_if_asked(self) -> None:
+        """Obey a signal that came since the last step."""
+        if self.trainer.signals:
+            raise Interrupted(self.trainer.signals[0])
+
+    def save(self) -> None:
+        """Write a checkpoint to resume from; then obey a signal, if one came."""
+        trainer, folder = self.trainer, self.folder
+        check_weights(trainer)
+        progress = {"task": self.task, "data": self.data, "finished": self.finished}
+        progress |= {"config": self.config}
+        progress |= {"best": self.best, "best_step": self.best_step, "log": trainer.log.sync()}
+        weights = best_state(trainer.model, self.splits, trainer.step, trainer.epoch, None)
+        state = weights | trainer_state(trainer) | progress
+        path = step_path(folder, trainer.step)
+        if trainer.log.attempt(lambda: save_checkpoint(state, path)):
+            for old in step_files(folder)[KEPT:]:
+                old.unlink(missing_ok=True)
+        self.write_status("running")
+        self.stop_if_asked()
+
+    def write_status(self, status: str, message: str = "") -> None:
+        """Say in status.json how the run stands."""
+        step = self.trainer.step
+        self.trainer.log.attempt(
+            lambda: write_status(self.folder, self.task, status, step, message)
+        )
+
+    def keep_if_best(self, nll: float, epoch: int) -> bool:
+        """Keep the weights on disk if their nll is the lowest; say whether it was."""
+        trainer = self.trainer
+        if not nll < self.best:
+            return False
+        check_weights(trainer)
+        state = best_state(trainer.model, self.splits, trainer.step, epoch, nll)
+        if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST)):
+            self.best, self.best_step = nll, trainer.step
+        return True
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Go back to where a checkpoint was written, the log files apart."""
+        if state["data"] != self.data:
+            raise ConfigError("data: its content is no longer what the run was trained on")
+        restore_trainer(self.trainer, state, path)
+        self.trainer.log.positions = state["log"]
+        self.finished, self.logged_config = state["finished"], state["config"]
+        self.best, self.best_step = state["best"], state["best_step"]
+
+    def check_best(self) -> None:
+        """Make sure that best.pt is what was the best where the run goes on."""
+        if not self.best_step:
+            return
+        try:
+            step, problem = load_checkpoint(self.folder / BEST)["step"], ""
+        except CheckpointError as error:
+            step, problem = None, f"{error}; "
+        if step != self.best_step:
+            print(
+                f"warning: {problem}{BEST} is not of step {self.best_step};"
+                " the best weights from here on are kept",
+                file=sys.stderr,
+            )
+            self.best, self.best_step = float("inf"), 0
+
     def evaluate(self, name: str) -> Evaluation:
         """Measure the model on the split of that name, and log its metrics."""
+        self.stop_if_asked()
         trainer, split = self.trainer, getattr(self.splits, name)
         num_classes = self.splits.num_classes
         result = evaluate(trainer.model, trainer.loss_fn, split, num_classes, self.max_rows)
@@ -91,37 +175,54 @@ class Session:
         return result
 
 
+def check_weights(trainer: Trainer) -> None:
+    """Stop where an update left weights that are not finite: they are never written."""
+    bad = first_bad(trainer.model)
+    if bad:
+        lr = trainer.optimizer.param_groups[0]["lr"]
+        raise DivergedError(
+            f"stopped at step {trainer.step}: weight {bad} is not finite at learning rate {lr:g};"
+            f" try optimizer.lr={trainer.base_lrs[0] / 10:g}"
+        )
+
+
 def fit(session: Session) -> float:
     """Train; keep the weights of the best nll on disk, and load them back; return that nll."""
     trainer, settings = session.trainer, session.trainer.settings
-    train, name = session.splits.train, session.kept_by
-    path, best = session.folder / BEST, float("inf")
-    num_steps = settings.epochs * settings.steps_per_epoch(len(train))
-    with progress_bar(session.console, num_steps) as trainer.on_step:
-        for epoch in range(1, settings.epochs + 1):
+    train, path = session.splits.train, session.folder / BEST
+    trainer.save = session.save
+    with progress_bar(session.console, trainer.num_steps(len(train))) as trainer.on_step:
+        for epoch in range(session.finished + 1, settings.epochs + 1):
             loss = train_epoch(trainer, train, epoch)
-            if not settings.evaluates(epoch):
-                continue
-            trainer.log_window()
-            line = f"epoch {epoch}/{settings.epochs}  train loss {loss:.4f}"
-            if name == "train" and epoch < settings.epochs:
-                session.console.print(line)
-                continue
-            evaluation = session.evaluate(name)
-            nll, metrics = evaluation.metrics["nll"], evaluation.metrics
-            line += f"  {name} nll {nll:.4f}  accuracy {metrics['accuracy']:.2%}"
-            if nll < best:
-                best = nll
-                state = best_state(trainer.model, session.splits, trainer.step, epoch, nll)
-                save_checkpoint(state, path)
-                line += "  (best)"
-            session.console.print(f"{line}  ECE {metrics['ece']:.4f}")
-            if settings.draws(epoch):
-                session.draw(name, before=evaluation)
-                session.report(final=False)
-            trainer.log.flush()
-    trainer.model.load_state_dict(load_checkpoint(path)["model"])
-    return best
+            if settings.evaluates(epoch):
+                evaluate_epoch(session, epoch, loss)
+            session.finished = epoch
+            if settings.evaluates(epoch):
+                session.save()
+    if not session.best_step:
+        raise CheckpointError(f"{path}: could not be written, there are no weights to test")
+    load_weights(trainer.model, load_checkpoint(path), path)
+    return session.best
+
+
+def evaluate_epoch(session: Session, epoch: int, loss: float) -> None:
+    """Log and print where training stands; keep the weights if they are the best."""
+    trainer, name = session.trainer, session.kept_by
+    trainer.log_window()
+    line = f"epoch {epoch}/{trainer.settings.epochs}  train loss {loss:.4f}"
+    if name == "train" and epoch < trainer.settings.epochs:
+        session.console.print(line)
+        return
+    check_weights(trainer)
+    evaluation = session.evaluate(name)
+    nll, metrics = evaluation.metrics["nll"], evaluation.metrics
+    line += f"  {name} nll {nll:.4f}  accuracy {metrics['accuracy']:.2%}"
+    line += "  (best)" if session.keep_if_best(nll, epoch) else ""
+    session.console.print(f"{line}  ECE {metrics['ece']:.4f}")
+    if trainer.settings.draws(epoch):
+        session.draw(name, before=evaluation)
+        if epoch < trainer.settings.epochs:  # `finish` reports on the best weights
+            session.report(final=False)
 
 
 def finish(session: Session, columns: list[str]) -> None:
@@ -134,6 +235,7 @@ def finish(session: Session, columns: list[str]) -> None:
         evaluations["after temperature"] = recalibration.test
         rows[f"{name}, T = {recalibration.fit.temperature:.3f}"] = recalibration.test.metrics
     session.draw(name, **evaluations)
+    session.stop_if_asked()
     reports = session.report(final=True)
     for report in reports:
         rows |= report.rows
@@ -143,16 +245,11 @@ def finish(session: Session, columns: list[str]) -> None:
         if report.text:
             session.console.print(f"\n{report.text}", markup=False)
     tensorboard = Path(sys.executable).with_name("tensorboard")
-    command = _from_here(tensorboard) if tensorboard.exists() else "tensorboard"
-    logdir = shlex.quote(_from_here(session.folder.parent))
+    command = from_here(tensorboard) if tensorboard.exists() else "tensorboard"
+    logdir = shlex.quote(from_here(session.folder.parent))
     # print, not the console: a path that is wrapped cannot be copied
-    print(f"\nrun folder: {_from_here(session.folder)}")
+    print(f"\nrun folder: {from_here(session.folder)}")
     print(f"look at it: {command} --logdir {logdir}", flush=True)
-
-
-def _from_here(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 @contextmanager

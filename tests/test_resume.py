@@ -1,0 +1,509 @@
+"""A run that is stopped, however it is stopped, ends as if it had never been."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, compose
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+from training import checkpoint, session
+from training.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files
+from training.errors import CheckpointError, ConfigError, DivergedError
+from training.log import RunLog
+from training.resume import read_overrides, read_status
+from training.run import run
+from training.run_folder import load_run, locked
+from training.signals import Interrupted
+
+RUN = [
+    *SMALL,
+    "data.max_lines=90",
+    "trainer.epochs=3",
+    "trainer.batch_size=64",
+    "trainer.log_every=3",
+    "trainer.save_every=4",
+    "report.kneser_ney.max_order=0",
+    "threads=1",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_drawing():
+    """Log a number where a figure would be drawn: drawing takes longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "draw_reliability", lambda *_: None)
+        patch.setattr(
+            RunLog, "figure", lambda log, tag, _, step: log.events.add_scalar(tag, 1, step)
+        )
+        yield
+
+
+@cache
+def settings(*overrides):
+    return compose(*RUN, *overrides)
+
+
+def start(folder, *overrides, resume=False):
+    cfg = deepcopy(settings(*overrides))
+    cfg.resume = "here" if resume else None
+    return run(cfg, folder)
+
+
+class Killed(BaseException):
+    pass
+
+
+def stop_after(monkeypatch, step, error=Killed):
+    """Stop training as a kill would: right after a step, before anything is written."""
+    from training.loop import Guard
+
+    steps, check = [], Guard.check
+
+    def counted(guard, *tensors, **seen):
+        steps.append(guard.trainer.step)
+        if guard.trainer.step == step:
+            monkeypatch.setattr(Guard, "check", check)
+            raise error
+        check(guard, *tensors, **seen)
+
+    monkeypatch.setattr(Guard, "check", counted)
+
+
+def events(folder):
+    """Return every raw event of a run, in the order of the file: times left out."""
+    found = []
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        for raw in RawEventFileLoader(str(file)).Load():
+            event = Event.FromString(raw)
+            for value in event.summary.value:
+                if not value.tag.startswith("time/"):
+                    found.append((value.tag, event.step, value.SerializeToString()))
+    return found
+
+
+def figures(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["split"] != "time"]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def states(folder):
+    """Return all checkpoints; the sizes of the log files depend on the digits of times."""
+    paths = [folder / "checkpoints/best.pt", *step_files(folder)]
+    return {p.name: {k: v for k, v in load_checkpoint(p).items() if k != "log"} for p in paths}
+
+
+def assert_same_run(a, b):
+    assert figures(a) == figures(b)
+    assert same(states(a), states(b))
+    logged = events(a)
+    assert logged == events(b)
+    assert len({(tag, step) for tag, step, _ in logged}) == len(logged)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    start(folder)
+    return folder
+
+
+def last_step(folder):
+    return read_status(folder)["step"]
+
+
+def test_the_reference_run_saves_within_epochs_and_keeps_two(never_stopped):
+    steps = [int(path.stem[5:]) for path in step_files(never_stopped)]
+    per_epoch = last_step(never_stopped) // 3
+
+    assert per_epoch > 4 and per_epoch % 4  # save_every falls inside epochs
+    assert len(steps) == 2 and steps[0] == last_step(never_stopped)
+    assert read_status(never_stopped)["status"] == "complete"
+
+
+@pytest.mark.parametrize("stops", [(0,), (3,), (5, 6), (4, 9, 14), (1, 2, 11)])
+def test_a_stopped_run_ends_bit_identical(stops, never_stopped, tmp_path, monkeypatch):
+    for i, step in enumerate(stops):
+        stop_after(monkeypatch, step)
+        with pytest.raises(Killed):
+            start(tmp_path / "run", resume=i > 0)
+
+    start(tmp_path / "run", resume=True)
+
+    assert_same_run(tmp_path / "run", never_stopped)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "draw", "recalibrate", "report", "save"])
+def test_a_stop_outside_of_a_step_loses_nothing_either(stage, never_stopped, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise Killed
+
+    for resume in (False, True):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(session.Session, stage, killed)
+            start(tmp_path / "run", resume=resume)
+
+    start(tmp_path / "run", resume=True)
+
+    assert_same_run(tmp_path / "run", never_stopped)
+
+
+def test_a_finished_run_is_left_as_it_is(never_stopped, capsys):
+    before = {f: f.read_bytes() for f in never_stopped.rglob("*") if f.is_file()}
+
+    start(never_stopped, resume=True)
+
+    assert f"already complete at step {last_step(never_stopped)}" in capsys.readouterr().out
+    assert {f: f.read_bytes() for f in never_stopped.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_obeyed_at_the_end_of_the_step(
+    number, code, never_stopped, tmp_path, monkeypatch, capsys
+):
+    from training.loop import Guard
+
+    check = Guard.check
+
+    def signalled(guard, *tensors, **seen):
+        if guard.trainer.step == 5:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+        check(guard, *tensors, **seen)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
+        patch.setattr(Guard, "check", signalled)
+        start(tmp_path / "run")
+    status = read_status(tmp_path / "run")
+
+    assert stopped.value.exit_code == code
+    assert (status["status"], status["step"]) == ("interrupted", 6)
+    assert status["resume"] in capsys.readouterr().out
+    assert load_checkpoint(step_files(tmp_path / "run")[0])["step"] == 6
+    start(tmp_path / "run", resume=True)
+    assert figures(tmp_path / "run") == figures(never_stopped)
+    assert events(tmp_path / "run") == events(never_stopped)
+
+
+def stopped_at(tmp_path, monkeypatch, step=10):
+    stop_after(monkeypatch, step)
+    with pytest.raises(Killed):
+        start(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "zero page", "text", "other"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    damage, never_stopped, tmp_path, monkeypatch, capsys
+):
+    folder = stopped_at(tmp_path, monkeypatch)
+    path = step_files(folder)[0]
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    if damage == "flip":
+        content[middle] ^= 1
+    elif damage == "zero page":
+        content[middle : middle + 4096] = bytes(4096)
+    elif damage == "truncate":
+        del content[middle:]
+    elif damage == "other":
+        state = load_checkpoint(path)
+        state["optimizer_class"] = "SGD"
+        checkpoint.save_checkpoint(state, path)
+        content = path.read_bytes()
+    else:
+        content = b"" if damage == "empty" else b"<html>not found</html>"
+    path.write_bytes(content)
+
+    start(folder, resume=True)
+
+    warning = capsys.readouterr().err
+    assert f"warning: {path}: " in warning and "is used" in warning
+    assert path.with_name(f"{path.name}.damaged").exists()
+    assert_same_run(folder, never_stopped)
+
+
+def test_with_all_checkpoints_damaged_each_is_listed_and_nothing_touched(tmp_path, monkeypatch):
+    folder = stopped_at(tmp_path, monkeypatch)
+    for path in step_files(folder):
+        path.write_bytes(path.read_bytes()[:-100])
+    before = {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+    with pytest.raises(CheckpointError) as error:
+        start(folder, resume=True)
+
+    assert len(step_files(folder)) == 2
+    assert all(str(path) in str(error.value) for path in step_files(folder))
+    assert "\n" not in str(error.value)
+    assert {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()} == before
+
+
+def test_a_checksum_is_compared_before_torch_reads_anything(tmp_path, monkeypatch):
+    folder = stopped_at(tmp_path, monkeypatch)
+    path = step_files(folder)[0]
+    content = bytearray(path.read_bytes())
+    weight = load_checkpoint(path)["model"]["input.weight"].numpy().tobytes()
+    content[content.index(weight) + 100] ^= 4
+    path.write_bytes(content)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read before it was checked"))
+
+    with pytest.raises(CheckpointError, match=r"checksum of .*data/.* is wrong"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("field", ["format", *RESUME_SCHEMA])
+def test_a_checkpoint_without_a_field_is_refused_by_its_name(field, never_stopped, tmp_path):
+    state = load_checkpoint(step_files(never_stopped)[0])
+    assert state.pop(field) is not None
+    torch.save(state, tmp_path / "x.pt")
+
+    with pytest.raises(CheckpointError, match=field):
+        load_checkpoint(tmp_path / "x.pt", RESUME_SCHEMA)
+
+
+def test_a_newer_format_and_weights_that_are_nan_are_refused(never_stopped, tmp_path):
+    state = load_checkpoint(step_files(never_stopped)[0])
+    torch.save(state | {"format": 2}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"format 2, expected 1"):
+        load_checkpoint(tmp_path / "x.pt")
+
+    model = load_run(never_stopped).model
+    state["model"]["head.bias"][3] = torch.nan
+    with pytest.raises(CheckpointError, match=r"head\.bias is not finite"):
+        checkpoint.load_weights(model, state, tmp_path / "x.pt")
+
+
+def test_a_lost_best_checkpoint_is_told(tmp_path, monkeypatch, capsys):
+    folder = stopped_at(tmp_path, monkeypatch, 15)
+    (folder / "checkpoints/best.pt").unlink()
+
+    start(folder, resume=True)
+
+    assert "best.pt is not of step" in capsys.readouterr().err
+    assert load_run(folder).step > 6
+
+
+def test_a_new_learning_rate_takes_effect(tmp_path, monkeypatch, capsys):
+    folder = stopped_at(tmp_path, monkeypatch)
+
+    start(folder, "optimizer.lr=0.03", "scheduler=constant", "trainer.batch_size=32", resume=True)
+
+    out = capsys.readouterr().out
+    assert "optimizer.lr" in out and "0.004" in out and "0.03" in out and "taken" in out
+    rates = {f["step"]: f["lr"] for f in figures(folder) if f["split"] == "train"}
+    assert rates[max(rates)] == 0.03 > rates[3]
+    assert "lr: 0.03" in (folder / "config.yaml").read_text()
+    texts = [step for tag, step, _ in events(folder) if tag == "config/text_summary"]
+    assert texts == [0, 8]
+
+
+@pytest.mark.parametrize(
+    "change", ["model.hidden_dim=8", "loss=mse", "data.min_count=3", "seed=2", "optimizer=sgd"]
+)
+def test_structural_settings_are_refused(change, never_stopped, capsys):
+    before = {f: f.read_bytes() for f in never_stopped.rglob("*") if f.is_file()}
+
+    with pytest.raises(ConfigError, match="cannot change on resume"):
+        start(never_stopped, change, resume=True)
+
+    assert "refused" in capsys.readouterr().out
+    assert {f: f.read_bytes() for f in never_stopped.rglob("*") if f.is_file()} == before
+
+
+def test_data_with_another_content_is_refused(tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be that is the question\n" * 30)
+    own = ["data=text_file", f"data.path={text}", "trainer.batch_size=16"]
+    stop_after(monkeypatch, 10)
+    with pytest.raises(Killed):
+        run(compose(*RUN, *own), tmp_path / "run")
+    text.write_text("to be or not to be that is the answer\n" * 30)
+
+    with pytest.raises(ConfigError, match=r"data: its content is no longer"):
+        run(compose(*RUN, *own, "resume=here"), tmp_path / "run")
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
+    program = "from training.run_folder import locked; from pathlib import Path; import os, time\n"
+    program += (
+        f"with locked(Path({str(tmp_path / 'run')!r})): print('in', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"in\n"
+
+    with pytest.raises(CheckpointError, match=f"in use by process {other.pid} on "):
+        start(tmp_path / "run")
+    other.kill()
+    other.communicate()
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_weights_that_an_update_made_infinite_are_never_written(tmp_path, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def overflows(optimizer):
+        step(optimizer)
+        optimizer.param_groups[0]["params"][1].data[0] = torch.inf
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
+    with pytest.raises(DivergedError):
+        start(tmp_path / "run", "trainer.save_every=1")
+
+    assert not list((tmp_path / "run").rglob("*.pt"))
+    assert read_status(tmp_path / "run")["status"] == "diverged"
+
+
+def test_the_command_line_goes_on_with_a_run_by_name_and_the_newest_by_auto(
+    command_line, monkeypatch
+):
+    small = [o for o in RUN if not o.startswith("threads")]
+    monkeypatch.setattr(session, "finish", None)
+    stop_after(monkeypatch, 10, Interrupted(signal.SIGTERM))
+    code, out, err = command_line(*small, "hydra.run.dir=outputs/a b")
+    assert code == 143 and "interrupted" in err
+    assert "resume='outputs/a b'" in out or "'resume=outputs/a b'" in out
+
+    code, out, err = command_line("resume=auto", "-m")
+    assert (code, out) == (2, "") and "leave -m out" in err
+    code, out, err = command_line("resume=nowhere")
+    assert code == 5 and "nowhere: not a run folder" in err
+    code, out, err = command_line("resume=auto", "trainer.epochs=0")
+    assert code == 2 and "trainer.epochs must be" in err
+    code, out, err = command_line("resume=auto")
+    assert code == 0, err
+    assert "resuming at step 8" in out
+    assert [f.name for f in Path("outputs").iterdir()] == ["a b"]
+    code, out, err = command_line("resume=outputs/a b")
+    assert code == 0 and "already complete" in out
+    code, out, err = command_line("resume=auto")
+    assert code == 2 and "no unfinished run" in err
+
+
+@pytest.mark.parametrize(
+    "line", ["hydra.callbacks.x._target_=os.system", "--config-dir=/x", "loss@hydra.x=mse", "~seed"]
+)
+def test_a_run_folder_cannot_bring_hydra_settings_of_its_own(line, tmp_path):
+    (tmp_path / "overrides.yaml").write_text(json.dumps(["seed=1", line]))
+
+    with pytest.raises(CheckpointError, match="is not a setting of a run"):
+        read_overrides(tmp_path)
+
+
+@contextmanager
+def small_disk(size):
+    """Let no file grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_told_and_training_goes_on(tmp_path, capsys, never_stopped):
+    with small_disk(5000), pytest.raises(CheckpointError, match=r"best\.pt: could not be written"):
+        start(tmp_path / "run")
+
+    out, err = capsys.readouterr()
+    assert "epoch 3/3" in out
+    assert re.search(r"best\.pt: cannot be written \(disk full: [\d,]{6,} bytes needed", err)
+    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.pt"))
+    assert read_status(tmp_path / "run")["status"] == "failed"
+
+
+def test_what_a_full_disk_kept_out_is_there_after_resume(tmp_path, never_stopped, monkeypatch):
+    folder = stopped_at(tmp_path, monkeypatch, 15)
+    good = {path: path.read_bytes() for path in folder.rglob("*.pt")}
+    with small_disk(5000):  # the log no longer fits, nor do checkpoints
+        stop_after(monkeypatch, 30)
+        with pytest.raises(Killed):
+            start(folder, resume=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*.pt")} == good
+
+    start(folder, resume=True)
+
+    assert_same_run(folder, never_stopped)
+
+
+def test_a_save_is_written_synced_renamed_and_the_folder_synced(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, real=real, name=name: (calls.append(name), real(*a))[1]
+        )
+
+    checkpoint.write_file(tmp_path / "x", b"content")
+
+    assert calls == ["fsync", "replace", "fsync"]
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("operation", ["open", "write", "fsync", "replace", "unlink"])
+def test_a_stop_at_any_file_operation_of_a_save_loses_nothing(
+    operation, never_stopped, tmp_path, monkeypatch
+):
+    folder = stopped_at(tmp_path, monkeypatch, 6)
+    module, name = (Path, operation) if operation in ("open", "unlink") else (os, operation)
+    if operation == "write":
+        module, name = checkpoint.io.BytesIO, "getbuffer"
+
+    def killed(*arguments, **_):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        save = session.Session.save
+
+        def dies(self):
+            if self.trainer.step == 8:
+                if operation == "write":
+                    patch.setattr(checkpoint.io, "BytesIO", killed)
+                else:
+                    patch.setattr(module, name, killed)
+            save(self)
+
+        patch.setattr(session.Session, "save", dies)
+        start(folder, resume=True)
+    start(folder, resume=True)
+
+    assert_same_run(folder, never_stopped)
+
+
+def test_some_full_disk_on_the_way_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
+    write, calls = checkpoint.write_file, []
+
+    def full_once(path, content):
+        calls.append(path)
+        if len(calls) == 2:
+            raise checkpoint.unwritable(path, OSError(28, "No space left on device"), len(content))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_file", full_once)
+    with pytest.raises(CheckpointError, match=r"the run has ended, but 1 files could not") as error:
+        start(tmp_path / "run")
+
+    assert error.value.exit_code == 5
+    assert "disk full" in capsys.readouterr().err
+    assert load_run(tmp_path / "run").step

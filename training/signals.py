@@ -1,0 +1,34 @@
+"""SIGTERM and Ctrl-C: before training they stop at once, while it runs at the end of a step."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that was obeyed; no `Exception`, so that it ends a sweep, too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def stop_now(number: int) -> None:
+    """Obey a signal where it arrives."""
+    raise Interrupted(number)
+
+
+@contextmanager
+def handling(handler: Callable[[int], None]) -> Iterator[None]:
+    """Give SIGTERM and SIGINT to `handler` while the block runs."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows no other
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {n: signal.signal(n, lambda number, _: handler(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
