@@ -1,63 +1,119 @@
-"""What an evaluation costs: all metrics beside the forward pass, torchmetrics, and memory.
+"""What an evaluation costs beside the forward pass, and beside torchmetrics; time and memory.
 
     python benchmarks/metrics.py [--threads 1] [--rounds 15] [--rows 2048] [--no-memory]
 
-Time is measured side by side: each round runs every variant once, in an order of its own, and what
-is shown is the median over rounds of the ratio to the first variant of the same round, with its
-quartiles, so that another program on the machine slows both sides alike. The cost of metrics is
-that of `evaluate` (softmax or link, objective, every metric, and ECE's floor and interval) less
-that of the same pass over the model alone. Memory is how far a fresh process's peak resident set
-rises from its first 1,000 predictions to its last.
+An evaluation is that of the training loop: `evaluate`, with softmax or link, objective, every
+metric, ECE's floor and interval. The model's parts carry a stopwatch, so that forward pass and
+metrics are timed chunk by chunk in the same second, and their ratio is that of one evaluation.
+Elsewhere each round runs every variant once, in an order of its own. What is shown is the median
+over rounds and its quartiles: another program on the machine slows both sides alike. Memory is how
+far the resident set of a fresh process rises from its first 1,000 predictions to its last and
+through `compute`.
 """
 
 import argparse
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# this file shares its folder with one that has the name of a package, which would be found first
+# beside this script lies one that has the name of a package, and Python would find that first
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import losses  # noqa: E402
+from losses import ClassificationLoss  # noqa: E402
 from ngram.models import NGramMLP  # noqa: E402
 from training.calibration import PARTS, Calibration  # noqa: E402
 from training.data import Split  # noqa: E402
-from training.evaluation import evaluate, logits_of  # noqa: E402
+from training.evaluation import evaluate  # noqa: E402
 from training.metrics import Metrics  # noqa: E402
 from training.resampling import bootstrap_interval, null_error  # noqa: E402
+from vision.models import small_cnn  # noqa: E402
 
-Variants = dict[str, Callable[[], object]]
+LOSSES = {
+    "cross-entropy, softmax": losses.CrossEntropyLoss(),
+    "focal, its own link": losses.FocalLoss(gamma=2.0),
+    "one-vs-rest, its own link": losses.OneVsRestBCELoss(),
+    "weighted, softmax; its own link beside": losses.CrossEntropyLoss(weight=torch.ones(10)),
+}
 
 
-class SmallResNet(nn.Module):
-    """A stand-in of the vision model's kind: ResNet-20's body on 32 x 32 images (He et al. 2016)."""
+class Stopwatch(nn.Module):
+    """A model that adds up the time that its features and its head take."""
 
-    def __init__(self) -> None:
-        """Build 19 convolutions of 16, 32 and 64 channels."""
+    def __init__(self, model: nn.Module) -> None:
+        """Watch `model`."""
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
-        for before, after in ((16, 16), (16, 32), (32, 64)):
-            for i in range(6):
-                channels = before if i == 0 else after
-                stride = 2 if i == 0 and before != after else 1
-                layers += [
-                    nn.Conv2d(channels, after, 3, stride, 1),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(),
-                ]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(64, 10)
+        self.model = model.eval()
+        self.seconds = 0.0
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return the model's features."""
+        return self._timed(self.model.features, inputs)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return the model's logits."""
+        return self._timed(self.model.head, features)
+
+    def _timed(self, part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        start = time.perf_counter()
+        outputs = part(inputs)
+        self.seconds += time.perf_counter() - start
+        return outputs
 
 
-def side_by_side(variants: Variants, rounds: int) -> dict[str, list[float]]:
+def quartiles(values: list[float]) -> str:
+    """Return the median with the quartiles in brackets."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:6.3f} [{low:.3f}, {high:.3f}]"
+
+
+def time_evaluations(
+    title: str, model: nn.Module, split: Split, num_classes: int, rounds: int
+) -> None:
+    """Print what the metrics of evaluations with several losses take, in forward passes."""
+    print(f"\n{title}, {len(split)} rows, {num_classes} classes: metrics / forward pass")
+    watch = Stopwatch(model)
+
+    def one(loss_fn: ClassificationLoss) -> tuple[float, float]:
+        watch.seconds, start = 0.0, time.perf_counter()
+        evaluate(watch, loss_fn, split, num_classes)
+        return watch.seconds, time.perf_counter() - start - watch.seconds
+
+    for name, loss_fn in LOSSES.items():
+        if loss_fn.weight is not None:
+            loss_fn.weight = torch.ones(num_classes)
+        one(loss_fn)
+        pairs = [one(loss_fn) for _ in range(rounds)]
+        forward, metrics = (1e3 * statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = quartiles([m / f for f, m in pairs])
+        print(f"  {name:<42}{metrics:9.1f} ms /{forward:9.1f} ms = {ratio}")
+
+
+def time_chance(rounds: int) -> None:
+    """Print what ECE's floor and interval take, which does not depend on the data's size."""
+    print("\nwhat chance does to ECE, for 10,000 predictions")
+    tracker = Calibration()
+    confidence = torch.distributions.Beta(4.0, 2.0).sample((10_000,)).double()
+    tracker.update(confidence, torch.rand(10_000) < confidence)
+    bins, parts = tracker.bins(), tracker.cells().coarsen(PARTS * 15)
+    variants: dict[str, Callable[[], object]] = {
+        "floor": partial(null_error, bins, parts),
+        "interval": partial(bootstrap_interval, bins, 0),
+    }
+    for name, seconds in side_by_side(variants, rounds).items():
+        print(f"  {name:<42}{1e3 * statistics.median(seconds):9.2f} ms")
+
+
+def side_by_side(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of each variant in each round."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
@@ -70,134 +126,86 @@ def side_by_side(variants: Variants, rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def show(times: dict[str, list[float]], less_first: bool = False) -> None:
-    """Print medians, and ratios to the first variant (of what a variant takes beyond it)."""
-    first = next(iter(times.values()))
-    for name, seconds in times.items():
-        ratios = [t / f - less_first for t, f in zip(seconds, first, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        line = f"  {name:<44}{1e3 * statistics.median(seconds):9.1f} ms"
-        if seconds is not first:
-            line += f"   {'beyond it, ' if less_first else ''}ratio {middle:.3f} [{low:.3f}, {high:.3f}]"
-        print(line)
+def run_theirs(probs: Tensor, targets: Tensor, batch: int) -> None:
+    """Compute accuracy and calibration error with torchmetrics."""
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+    accuracy = MulticlassAccuracy(probs.shape[1], average="micro")
+    error = MulticlassCalibrationError(probs.shape[1], n_bins=15)
+    for p, y in zip(probs.split(batch), targets.split(batch), strict=True):
+        accuracy.update(p, y)
+        error.update(p, y)
+    accuracy.compute(), error.compute()
 
 
-@torch.no_grad()
-def forward(model: nn.Module, split: Split, num_classes: int) -> None:
-    """Go through the split as an evaluation does, and look at nothing."""
-    for _ in logits_of(model, split, num_classes):
-        pass
-
-
-@torch.no_grad()
-def whole_softmax(model: nn.Module, split: Split) -> None:
-    """Make the softmax of 1,024 rows at a time."""
-    for inputs in split.inputs.split(1024):
-        model(inputs).log_softmax(1)
-
-
-def cost(title: str, model: nn.Module, split: Split, num_classes: int, rounds: int) -> None:
-    """Measure what evaluations with several losses' links take beyond the forward pass."""
-    print(f"\n{title}: {len(split)} rows, {num_classes} classes")
-    chosen = {
-        "cross-entropy: softmax link": losses.CrossEntropyLoss(),
-        "focal: a link of its own": losses.FocalLoss(gamma=2.0),
-        "one-vs-rest: a link of its own": losses.OneVsRestBCELoss(),
-    }
-    variants: Variants = {"forward pass": lambda: forward(model, split, num_classes)}
-    for name, loss_fn in chosen.items():
-        variants[name] = lambda f=loss_fn: evaluate(model, f, split, num_classes)
-    times = side_by_side(variants, rounds)
-    show(times, less_first=True)
-    log_probs = next(x for x in logits_of(model, split, num_classes))[0].detach().log_softmax(1)
-    tracker = Calibration()
-    tracker.update_rows(log_probs, split.targets[: len(log_probs)])
-    cells, bins = tracker.cells().coarsen(PARTS * 15), tracker.bins()
-    chance = side_by_side(
-        {
-            "floor": lambda: null_error(cells, 15, 0),
-            "interval": lambda: bootstrap_interval(bins, 0),
-        },
-        rounds,
-    )
-    evaluation = statistics.median(times["cross-entropy: softmax link"])
-    for name, seconds in chance.items():
-        share = statistics.median(seconds) / evaluation
-        print(
-            f"  {name:<44}{1e3 * statistics.median(seconds):9.1f} ms   {share:.1%} of an evaluation"
-        )
+def run_ours(log_probs: Tensor, targets: Tensor, batch: int) -> None:
+    """Compute every metric of `Metrics`."""
+    metrics = Metrics(log_probs.shape[1])
+    for p, y in zip(log_probs.split(batch), targets.split(batch), strict=True):
+        metrics.update(p, y)
+    metrics.compute()
 
 
 def compare(rounds: int) -> None:
-    """Compare every metric here with accuracy and calibration error there, on the same predictions."""
-    from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
-
-    def theirs(probs: Tensor, targets: Tensor, classes: int, batch: int) -> None:
-        accuracy = MulticlassAccuracy(classes, average="micro")
-        error = MulticlassCalibrationError(classes, n_bins=15)
-        for p, y in zip(probs.split(batch), targets.split(batch), strict=True):
-            accuracy.update(p, y)
-            error.update(p, y)
-        accuracy.compute(), error.compute()
-
-    def ours(log_probs: Tensor, targets: Tensor, classes: int, batch: int) -> None:
-        metrics = Metrics(classes)
-        for p, y in zip(log_probs.split(batch), targets.split(batch), strict=True):
-            metrics.update(p, y)
-        metrics.compute()
-
-    print("\nbeside torchmetrics: accuracy and calibration error alone")
-    for n, classes, batch in ((10_000, 10, 256), (100_000, 10, 1024), (2048, 13_000, 64)):
+    """Print the time of all metrics here over that of two metrics there."""
+    print("\nall metrics / accuracy and calibration error of torchmetrics, same predictions")
+    ten = ((10**4, 10, 64), (10**4, 10, 256), (10**5, 10, 256), (10**6, 10, 256))
+    for n, classes, batch in (*ten, (10**5, 65, 256), (10**4, 1000, 256), (2048, 13_000, 64)):
         log_probs, targets = torch.randn(n, classes).log_softmax(1), torch.randint(classes, (n,))
-        probs = log_probs.exp()
-        print(f"  {n} predictions of {classes} classes, {batch} at a time")
-        arguments = (targets, classes, batch)
-        variants: Variants = {
-            "torchmetrics, two metrics": lambda p=probs, a=arguments: theirs(p, *a),
-            "training.metrics, all of them": lambda p=log_probs, a=arguments: ours(p, *a),
+        variants: dict[str, Callable[[], object]] = {
+            "ours": partial(run_ours, log_probs, targets, batch),
+            "theirs": partial(run_theirs, log_probs.exp(), targets, batch),
         }
-        show(side_by_side(variants, rounds))
+        times = side_by_side(variants, rounds if n < 10**6 else 3)
+        ours, theirs = (1e3 * statistics.median(seconds) for seconds in times.values())
+        ratio = quartiles([a / b for a, b in zip(times["ours"], times["theirs"], strict=True)])
+        what = f"{n} predictions of {classes} classes, by {batch}"
+        print(f"  {what:<42}{ours:9.1f} ms /{theirs:9.1f} ms = {ratio}")
 
 
-def resident(kind: str, num_predictions: int) -> float:
-    """Return by how many MiB this process's peak rises over that many predictions."""
+def resident_mib() -> float:
+    """Return this process's resident set (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def gained(kind: str, num_predictions: int) -> float:
+    """Return by how many MiB this process grows over that many predictions."""
     batch = 1000
-    probs = torch.rand(batch, 10).softmax(1)
-    targets = torch.randint(10, (batch,))
+    probs, targets = torch.rand(batch, 10).softmax(1), torch.randint(10, (batch,))
     if kind == "torchmetrics":
         from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-        trackers = [MulticlassAccuracy(10, average="micro"), MulticlassCalibrationError(10)]
+        trackers: list[Any] = [
+            MulticlassAccuracy(10, average="micro"),
+            MulticlassCalibrationError(10),
+        ]
         values = probs
     else:
         trackers = [Metrics(10)]
-        trackers[0].calibration.kept.zero_()  # allocated as a whole from the start
         values = probs.log()
-    before = 0
-    for i in range(num_predictions // batch):
+        trackers[0].calibration.kept.zero_()  # it is allocated whole; let it be resident too
+    for tracker in trackers:
+        tracker.update(values, targets)
+        tracker.compute()
+    before = resident_mib()
+    for _ in range(num_predictions // batch - 1):
         for tracker in trackers:
             tracker.update(values, targets)
-        if i == 0:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resident_mib()
     for tracker in trackers:
         tracker.compute()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return max(peak, resident_mib()) - before
 
 
-def memory() -> None:
-    """Print the memory of both from 10^4 to 10^7 predictions."""
-    print("\npeak memory gained after the first 1,000 predictions of 10 classes, MiB")
-    sizes = [10**4, 10**5, 10**6, 10**7]
+def compare_memory() -> None:
+    """Print the memory that both gain from 10^4 to 10^7 predictions, each in a fresh process."""
+    print("\nmemory gained after the first 1,000 predictions of 10 classes, MiB")
     for kind in ("training.metrics", "torchmetrics"):
-        gained = []
-        for n in sizes:
-            command = [sys.executable, __file__, "--resident", kind, str(n)]
-            gained.append(
-                subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            )
-        columns = (
-            f"10^{len(str(n)) - 1}: {float(g):7.1f}" for n, g in zip(sizes, gained, strict=True)
-        )
+        columns = []
+        for power in (4, 5, 6, 7):
+            command = [sys.executable, __file__, "--gained", kind, str(10**power)]
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            columns.append(f"10^{power}: {float(result.stdout):7.1f}")
         print(f"  {kind:<20}" + "   ".join(columns))
 
 
@@ -206,36 +214,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--rows", type=int, default=2048, help="of the n-gram evaluation")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--resident", nargs=2, metavar=("KIND", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--gained", nargs=2, metavar=("KIND", "N"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.resident:
-        print(resident(arguments.resident[0], int(arguments.resident[1])))
-        return
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
-    rows, classes = arguments.rows, 13_000
-    targets = torch.randint(classes, (rows,))
-    split = Split(torch.randint(classes, (rows, 4)), targets)
-    counts = torch.ones(classes, dtype=torch.int64)
-    model = NGramMLP(classes, 4, counts, embedding_dim=128, hidden_dim=256, tied=True)
-    whole = side_by_side(
-        {
-            "forward pass": lambda: forward(model, split, classes),
-            "with softmax over 1,024 rows at a time": lambda: whole_softmax(model, split),
-        },
-        arguments.rounds,
-    )
-    print("\nwhat is avoided")
-    show(whole, less_first=True)
-    cost("n-gram model (embedding 128, hidden 256, tied)", model, split, classes, arguments.rounds)
-    images = Split(torch.randn(2048, 3, 32, 32), torch.randint(10, (2048,)))
-    cost("vision model (ResNet-20's size)", SmallResNet(), images, 10, arguments.rounds)
-    compare(arguments.rounds)
+    if arguments.gained:
+        print(gained(arguments.gained[0], int(arguments.gained[1])))
+        return
+    rounds, rows, words = arguments.rounds, arguments.rows, 13_000
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {rounds} rounds")
+    contexts = Split(torch.randint(words, (rows, 4)), torch.randint(words, (rows,)))
+    counts = torch.ones(words, dtype=torch.int64)
+    ngram = NGramMLP(words, 4, counts, embedding_dim=128, hidden_dim=256, tied=True)
+    time_evaluations("n-gram model", ngram, contexts, words, rounds)
+    for size, number in ((28, 2000), (8, 360)):
+        images = torch.randint(256, (number, 1, size, size), dtype=torch.uint8)
+        model = small_cnn(10, 1, size, [0.3], [0.3])
+        split = Split(images, torch.randint(10, (number,)))
+        time_evaluations(f"vision model, {size} x {size} pixels", model, split, 10, rounds)
+    time_chance(rounds)
+    compare(rounds)
     if not arguments.no_memory:
-        memory()
+        compare_memory()
 
 
 if __name__ == "__main__":

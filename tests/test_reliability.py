@@ -131,9 +131,12 @@ def test_letters_can_be_read_at_the_width_that_tensorboard_gives_them(data):
         assert figure.get_figwidth() * figure.dpi >= 480 * len(panels)  # and sharp when enlarged
 
 
-def test_titles_do_not_run_into_each_other(data):
+def test_nothing_runs_into_its_neighbour_or_over_the_edge(data):
     figure = draw_reliability(data, data)
-    pixels(figure)
+    for shown in (figure, draw_reliability(data)):
+        pixels(shown)
+        legend = shown.legends[0].get_window_extent()
+        assert shown.bbox.x0 <= legend.x0 < legend.x1 <= shown.bbox.x1
 
     boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
     assert boxes[0].x1 < boxes[1].x0

@@ -1,7 +1,7 @@
 """Calibration from sums per cell of confidence: fixed memory, exact for any cut of the data.
 
 Confidence is the largest probability of a row, and a prediction is correct where that class is
-the target. Confidences fall in about 16,000 equal cells, (lower, upper], cut on the inner edges so
+the target. Confidences fall in some 10,000 equal cells, (lower, upper], cut on the inner edges so
 that 0 and 1 fall in real cells too. An equal-width bin is a whole number of cells, so every figure
 is a function of the same additive sums; only the equal-mass bins of adaptive ECE ask for single
 predictions, and those are kept up to a limit.
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.adaptive_ece import adaptive_error, split_cells
+from training.adaptive_ece import adaptive_error, group_equal
 from training.calibration_error import (
     Bins,
     expected_error,
@@ -24,7 +24,7 @@ from training.resampling import bootstrap_interval, null_error
 from training.rows import as_rows, rank_of_targets
 from training.smooth_ece import smooth_error
 
-NUM_CELLS = 2**14
+LEAST_CELLS = 2**13
 PARTS = 4  # of a bin, that resampling tells apart
 FOLD = 2**16  # pairs that are counted at a time
 
@@ -36,11 +36,11 @@ class Calibration:
         num_bins: equal-width bins, and equal-mass ones.
         device: where the sums are kept.
         limit: how many predictions, of all processes together, adaptive ECE is exact for. Beyond,
-            it takes those of a cell, whose confidences differ by less than 1e-4, as equal.
+            it takes those of a cell, whose confidences differ by less than 2e-4, as equal.
     """
 
     def __init__(
-        self, num_bins: int = 15, *, device: torch.device | str = "cpu", limit: int = 2**20
+        self, num_bins: int = 15, *, device: torch.device | str = "cpu", limit: int = 2**16
     ) -> None:
         """Start from nothing."""
         if num_bins < 1:
@@ -48,7 +48,9 @@ class Calibration:
         if torch.device(device).type == "mps":
             device = "cpu"  # MPS has no float64
         self.num_bins = num_bins
-        self.num_cells = PARTS * num_bins * math.ceil(NUM_CELLS / (PARTS * num_bins))
+        self.num_cells = PARTS * num_bins
+        while self.num_cells < LEAST_CELLS:
+            self.num_cells *= 2  # which also makes the FFT of smooth ECE fast
         self.counts = torch.zeros(2, self.num_cells, dtype=torch.int64, device=device)
         self.confidences = torch.zeros(self.num_cells, dtype=torch.float64, device=device)
         # A queue to the cells as well: pairs are counted many at a time.
@@ -92,17 +94,20 @@ class Calibration:
     def _count(self) -> None:
         """Add the pairs that wait to the cells."""
         for start in range(self.num_counted, self.num_kept, FOLD):
-            confidence, correct = _scored(self.kept[:, start : min(start + FOLD, self.num_kept)])
-            cell = self._cell_of(confidence)
+            confidence, correct = self._kept(start, start + FOLD)
+            # 1e-9 of a cell keeps a probability that came through log and exp on its side.
+            cell = (confidence * self.num_cells - 1e-9).ceil_().long().sub_(1)
+            cell = cell.clamp_(0, self.num_cells - 1)
             self.counts[0].index_add_(0, cell, torch.ones_like(cell))
             self.counts[1].index_add_(0, cell, correct.long())
             self.confidences.index_add_(0, cell, confidence)
         self.num_counted = self.num_kept
 
-    def _cell_of(self, confidence: Tensor) -> Tensor:
-        # 1e-9 of a cell keeps a probability that came through log and exp on its side.
-        cell = (confidence * self.num_cells - 1e-9).ceil_().long().sub_(1)
-        return cell.clamp_(0, self.num_cells - 1)
+    def _kept(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return kept pairs (2, n), without the rows that were left out."""
+        pairs = self.kept[:, : self.num_kept][:, start:stop]
+        left_out = pairs[0].isnan()
+        return pairs[:, ~left_out] if left_out.any() else pairs
 
     def tensors(self) -> list[Tensor]:
         """Return the additive state: all of it but the kept predictions."""
@@ -154,16 +159,8 @@ class Calibration:
         """Return the sums in every equal-width bin."""
         return self.cells().coarsen(self.num_bins)
 
-    def _adaptive_error(self, cells: Bins) -> float:
-        if self.overflowed or self.num_bins == 1:
-            return adaptive_error(cells, self.num_bins)
-        confidence, correct = _scored(self.kept[:, : self.num_kept]).cpu()
-        cell = self._cell_of(confidence).numpy()
-        groups = split_cells(cells, self.num_bins, cell, confidence.numpy(), correct.numpy())
-        return adaptive_error(groups, self.num_bins)
-
     def compute(self, *, seed: int = 0) -> dict[str, float]:
-        """Return the errors; `ece_null`, `ece_low` and `ece_high` are drawn with `seed`.
+        """Return the errors; `ece_low` and `ece_high` are drawn with `seed`.
 
         `overconfidence` is mean confidence minus accuracy.
         """
@@ -173,6 +170,7 @@ class Calibration:
             raise ValueError("no predictions to compute calibration from")
         bins = cells.coarsen(self.num_bins)
         low, high = bootstrap_interval(bins, seed)
+        groups = cells if self.overflowed else group_equal(*self._kept().cpu().numpy())
         return {
             "ece": expected_error(bins),
             "ece_null": null_error(bins, cells.coarsen(PARTS * self.num_bins)),
@@ -181,12 +179,7 @@ class Calibration:
             "mce": maximum_error(bins),
             "rmsce": root_mean_square_error(bins),
             "rmsce_debiased": root_mean_square_error(bins, debiased=True),
-            "ace": self._adaptive_error(cells),
+            "ace": adaptive_error(groups, self.num_bins),
             "smooth_ece": smooth_error(cells.residual / total),
             "overconfidence": float(bins.residual.sum() / total),
         }
-
-
-def _scored(pairs: Tensor) -> Tensor:
-    left_out = pairs[0].isnan()
-    return pairs[:, ~left_out] if left_out.any() else pairs

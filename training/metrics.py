@@ -15,15 +15,17 @@ from torch import Tensor
 
 from training.calibration import Calibration
 from training.calibration_error import Bins
-from training.rows import RowQueue, as_rows, cached_rows, rank_of_targets
+from training.classwise_ece import ClasswiseCalibration
+from training.rows import (
+    RowQueue,
+    as_rows,
+    cached_rows,
+    plainly_scorable,
+    rank_of_targets,
+    tolerance,
+)
 
 COUNT, CORRECT, TOP5, NOT_NORMALISED, NOT_A_CLASS = range(5)
-NLL, BRIER = range(2)
-
-
-def tolerance(probs: Tensor) -> float:
-    """Return how far from 1 the sum of a row may be, given how far rounding takes it."""
-    return max(1e-4, 8 * torch.finfo(probs.dtype).eps)
 
 
 class Metrics:
@@ -58,7 +60,7 @@ class Metrics:
             device: where the sums are kept.
             classwise: whether to compute classwise ECE, for which every probability must be binned.
                 None: up to 1,000 classes.
-            seed: of ECE's null value and interval.
+            seed: of ECE's interval.
         """
         if num_classes < 1:
             raise ValueError(f"num_classes must be >= 1, got {num_classes}")
@@ -72,9 +74,9 @@ class Metrics:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.normaliser = torch.zeros((), dtype=torch.float64, device=device)
         self.calibration = Calibration(num_bins, device=device)
-        num_binned = num_classes if classwise or (classwise is None and num_classes <= 1000) else 0
-        self.residuals = torch.zeros(num_binned * num_bins, dtype=torch.float64, device=device)
-        self.first_bins = torch.arange(num_binned, dtype=torch.int32, device=device) * num_bins
+        self.classwise: ClasswiseCalibration | None = None
+        if classwise or (classwise is None and num_classes <= 1000):
+            self.classwise = ClasswiseCalibration(num_classes, num_bins, device)
         self.scratch = torch.empty(0, num_classes, device=device)
         self.size = cached_rows(num_classes, device)
         self.queue = RowQueue(num_classes, self.size // 4, device)
@@ -102,28 +104,21 @@ class Metrics:
         log_probs, targets = as_rows(log_probs, targets, self.num_classes)
         device = self.counts.device
         log_probs, targets = log_probs.to(device), targets.to(device)
+        if predictions is not None or not self._enqueue(log_probs, targets):
+            for start in range(0, len(targets), self.size):
+                rows = slice(start, start + self.size)
+                chosen = None if predictions is None else predictions.reshape(-1)[rows].to(device)
+                self._add(log_probs[rows], targets[rows], chosen)
         if loss_sums is not None:
             self.loss += loss_sums[0]
             self.normaliser += loss_sums[1]
-        if predictions is None and self._enqueue(log_probs, targets):
-            return
-        for start in range(0, len(targets), self.size):
-            rows = slice(start, start + self.size)
-            chosen = None if predictions is None else predictions.reshape(-1)[rows].to(device)
-            self._add(log_probs[rows], targets[rows], chosen)
 
     def _enqueue(self, log_probs: Tensor, targets: Tensor) -> bool:
-        """Queue a small batch, unless it is to be refused or has rows to ignore."""
+        """Queue a small batch; not one that may be refused, which must be told at once."""
         if not 0 < 4 * len(targets) <= len(self.queue.targets):
             return False
-        if log_probs.device.type == "cpu":
-            least, most = log_probs.exp().sum(1).aminmax()
-            first, last = targets.aminmax()
-            margin = tolerance(log_probs)
-            if not (1 - margin <= least and most <= 1 + margin):  # NaN is neither
-                return False
-            if first < 0 or last >= self.num_classes or 0 <= self.ignore_index < self.num_classes:
-                return False
+        if log_probs.device.type == "cpu" and not plainly_scorable(log_probs, targets):
+            return False
         if not self.queue.put(log_probs, targets):
             self._add(*self.queue.take())
             self.queue.put(log_probs, targets)
@@ -154,25 +149,13 @@ class Metrics:
         self.sums += torch.stack([-log_y, brier]).where(valid, 0).sum(1)
         confidence = log_probs.amax(1).double().exp()
         self.calibration.update(confidence.where(valid, math.nan), correct)
-        if len(self.residuals):
-            self._bin_every_class(probs, classes, valid)
+        if self.classwise:
+            self.classwise.update(probs, classes, valid)
 
     def _scratch(self, like: Tensor) -> Tensor:
         if len(self.scratch) < len(like) or self.scratch.dtype != like.dtype:
             self.scratch = torch.empty_like(like)
         return self.scratch[: len(like)]
-
-    def _bin_every_class(self, probs: Tensor, targets: Tensor, valid: Tensor) -> None:
-        """Add each probability minus its outcome to its class's bin, (lower, upper]."""
-        num_bins = self.calibration.num_bins
-        if valid.device.type != "cpu" or not valid.all():
-            probs = probs.where(valid[:, None], 0)
-        # A little less than num_bins: what is on an edge, but for rounding, falls below it.
-        bins = (probs * (num_bins * (1 - 4 * torch.finfo(probs.dtype).eps))).int()
-        bins = bins.clamp_(max=num_bins - 1).add_(self.first_bins)
-        self.residuals.index_add_(0, bins.view(-1), probs.double().view(-1))
-        target_bins = bins.gather(1, targets[:, None]).squeeze(1)
-        self.residuals.index_add_(0, target_bins, valid.double(), alpha=-1)
 
     def _refuse(self, counts: Tensor) -> None:
         """Raise for rows that cannot be scored."""
@@ -194,7 +177,8 @@ class Metrics:
 
     def _own_tensors(self) -> list[Tensor]:
         self._flush()
-        return [self.counts, self.sums, self.loss, self.normaliser, self.residuals]
+        classwise = [self.classwise.residuals] if self.classwise else []
+        return [self.counts, self.sums, self.loss, self.normaliser, *classwise]
 
     def tensors(self) -> list[Tensor]:
         """Return the additive state: all of it but the predictions kept for adaptive ECE."""
@@ -235,7 +219,6 @@ class Metrics:
             "brier": brier,
         }
         figures |= self.calibration.compute(seed=self.seed)
-        if len(self.residuals):
-            error = self.residuals.abs().sum().item() / (self.num_classes * count)
-            figures["classwise_ece"] = error
+        if self.classwise:
+            figures["classwise_ece"] = self.classwise.error(count)
         return figures | {"count": float(count)}

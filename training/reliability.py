@@ -37,7 +37,7 @@ def reliability_data(
 ) -> ReliabilityData:
     """Return the data of a diagram from an evaluation's `bins()` and `compute()`."""
     count = np.where(bins.count > 0, bins.count, np.nan)
-    correct = null_correct(bins, len(count), seed)
+    correct = null_correct(bins, seed)
     low, high = np.quantile(correct, [0.025, 0.975], axis=1) / count
     return ReliabilityData(
         share=bins.count / bins.count.sum(),
@@ -74,8 +74,9 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
             loc="outside lower center",
             ncols=3,
             frameon=False,
-            handlelength=1.2,
-            columnspacing=1.2,
+            handlelength=1.0,
+            columnspacing=0.9,
+            handletextpad=0.4,
             fontsize=9.5,
         )
     return figure

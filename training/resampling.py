@@ -1,8 +1,8 @@
 """What chance alone does to ECE: its value for a calibrated model, and a bootstrap interval.
 
-Both are drawn from sums, so their cost does not grow with the data: the predictions of a cell (of a
-bin, for the interval) all count with its mean confidence. What that adds to the variance of a bin's
-sum is below what a thousand draws can tell.
+Both are functions of sums per bin, so their cost does not grow with the data: predictions of a bin
+(of a quarter of one, for the floor) count with its mean confidence. What that changes in the
+variance of a bin's sum is below what hundreds of draws can tell.
 """
 
 import math
@@ -14,49 +14,44 @@ from training.calibration_error import Bins, FloatArray
 NUM_DRAWS = 500
 
 
-def null_correct(cells: Bins, num_bins: int, seed: int) -> FloatArray:
+def null_correct(bins: Bins, seed: int) -> FloatArray:
     """Draw how many predictions of each bin are correct if the confidences are true.
 
     Returns:
-        (num_bins, NUM_DRAWS) counts.
+        (B, NUM_DRAWS) counts.
     """
     generator = np.random.default_rng(seed)
-    filled = cells.count > 0
-    probability = np.clip(cells.confidence[filled] / cells.count[filled], 0.0, 1.0)
-    draws = np.zeros((len(cells.count), NUM_DRAWS))
-    # One row a cell: NumPy sets a binomial up once for equal arguments that follow each other.
-    draws[filled] = generator.binomial(
-        cells.count[filled, None], probability[:, None], (len(probability), NUM_DRAWS)
+    probability = np.clip(bins.confidence / np.maximum(bins.count, 1), 0.0, 1.0)
+    draws = generator.binomial(
+        bins.count[:, None], probability[:, None], (len(probability), NUM_DRAWS)
     )
-    correct: FloatArray = draws.reshape(num_bins, -1, NUM_DRAWS).sum(1)
-    return correct
+    return draws.astype(np.float64)
 
 
 def null_error(bins: Bins, parts: Bins) -> float:
     """Return the mean ECE of a perfectly calibrated model with these confidences: ECE's floor.
 
-    That is the mean over all labels that the confidences could draw, `sum_b E|n_b - E n_b| / N` for
-    the number of correct ones n_b. For n equal confidences p, de Moivre (1730) has in closed form
-    `E|n_b - n p| = 2 k P(n_b = k) (1 - p)` with `k = floor(n p) + 1`; for unequal ones that is
-    scaled by the ratio of the standard deviations.
+    It is the mean over all labels that the confidences could draw, `sum_b E|k_b - E k_b| / N` for
+    k_b correct ones in bin b. For n equal confidences p, de Moivre (1730) gave
+    `E|k_b - n p| = 2 m P(k_b = m) (1 - p)` with `m = floor(n p) + 1`; where they differ inside the
+    bin, that is scaled by the ratio of the standard deviations.
 
     Args:
         bins: the bins of ECE.
         parts: the same predictions in a multiple of these bins, for the variance inside a bin.
     """
-    mean_square = parts.confidence**2 / np.maximum(parts.count, 1)
-    variance = (parts.confidence - mean_square).reshape(len(bins.count), -1).sum(1)
+    variance = parts.confidence - parts.confidence**2 / np.maximum(parts.count, 1)
+    variances = variance.reshape(len(bins.count), -1).sum(1)
     total = 0.0
-    for n, sure, v in zip(
-        bins.count.tolist(), bins.confidence.tolist(), variance.tolist(), strict=True
+    for n, expected, v in zip(
+        *(x.tolist() for x in (bins.count, bins.confidence, variances)), strict=True
     ):
-        p = min(sure / n, 1.0) if n else 1.0
-        if p == 0 or p == 1 or v <= 0:
-            continue
-        k = min(math.floor(n * p) + 1, n)
-        log_choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        log_chance = log_choices + k * math.log(p) + (n - k) * math.log1p(-p)
-        total += 2 * k * (1 - p) * math.exp(log_chance) * math.sqrt(v / (n * p * (1 - p)))
+        if not (0 < expected < n and v > 0):
+            continue  # no predictions, or nothing that chance could change
+        p, m = expected / n, math.floor(expected) + 1
+        log_choices = math.lgamma(n + 1) - math.lgamma(m + 1) - math.lgamma(n - m + 1)
+        chance = math.exp(log_choices + m * math.log(p) + (n - m) * math.log1p(-p))
+        total += 2 * m * chance * (1 - p) * math.sqrt(v / (n * p * (1 - p)))
     return total / float(bins.count.sum())
 
 
