@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from losses import ClassificationLoss
 from training.calibration import Calibration
-from training.calibration_error import Bins
+from training.calibration_error import Bins, expected_error
 from training.data import Split
 from training.errors import DivergedError
 from training.metrics import Metrics
@@ -59,10 +60,10 @@ def _evaluate(
 ) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
-    links: dict[str, Callable[[Tensor], Tensor]] = {}
-    if loss_fn.link_differs:
-        links = {"ece_softmax": lambda x: F.log_softmax(x, 1), "ece_own": loss_fn.own_log_probs}
-    others = {name: Calibration(device=device) for name in links}
+    written = type(loss_fn).log_probs is not ClassificationLoss.log_probs  # a user's own link
+    reports_own = written or loss_fn.link == "own"
+    other_link = partial(F.log_softmax, dim=1) if reports_own else loss_fn.own_log_probs
+    other = Calibration(device=device)
     first = True
     for logits, inputs, targets in logits_of(model, split, num_classes, max_rows):
         if first:
@@ -71,11 +72,12 @@ def _evaluate(
         log_probs = loss_fn.log_probs(logits)
         loss_sums = loss_fn.sums(logits, targets, inputs)
         metrics.update(log_probs, targets, loss_sums=loss_sums)
-        for name, link in links.items():
-            confidence, top = link(logits).max(1)
-            others[name].update(confidence.double().exp(), top == targets)
+        if loss_fn.link_differs:
+            other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
     figures = metrics.compute()
-    figures |= {name: tracker.compute()["ece"] for name, tracker in others.items()}
+    if loss_fn.link_differs:
+        both = [figures["ece"], expected_error(other.bins())]
+        figures |= zip(("ece_own", "ece_softmax")[:: 1 if reports_own else -1], both, strict=True)
     return Evaluation(figures, metrics.bins())
 
 

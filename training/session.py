@@ -232,8 +232,10 @@ def finish(session: Session, columns: list[str]) -> None:
     rows = {name: evaluations["before"].metrics}
     recalibration = session.recalibrate()
     if recalibration:
-        evaluations["after temperature"] = recalibration.test
-        rows[f"{name}, T = {recalibration.fit.temperature:.3f}"] = recalibration.test.metrics
+        fit = recalibration.fit
+        bound = f" (the {fit.at_bound} bound was reached)" if fit.at_bound else ""
+        evaluations[f"after, T = {fit.temperature:.2f}"] = recalibration.test
+        rows[f"{name}, T = {fit.temperature:.3f}{bound}"] = recalibration.test.metrics
     session.draw(name, **evaluations)
     session.stop_if_asked()
     reports = session.report(final=True)
