@@ -12,18 +12,7 @@ from losses.mse import LogitsMSELoss, RescaledMSELoss, SoftmaxMSELoss
 from losses.nll import LogSoftmaxNLLLoss, NLLLoss
 
 __all__ = [
-    "ClassificationLoss",
-    "CrossEntropyLoss",
-    "DistillationLoss",
-    "FocalLoss",
-    "HingeLoss",
-    "LogSoftmaxNLLLoss",
-    "LogitsMSELoss",
-    "MultiLabelBCELoss",
-    "NLLLoss",
-    "OneVsRestBCELoss",
-    "RescaledMSELoss",
-    "SoftmaxMSELoss",
-    "class_weights",
-    "info_nce",
-]
+    "ClassificationLoss", "CrossEntropyLoss", "DistillationLoss", "FocalLoss", "HingeLoss",
+    "LogSoftmaxNLLLoss", "LogitsMSELoss", "MultiLabelBCELoss", "NLLLoss", "OneVsRestBCELoss",
+    "RescaledMSELoss", "SoftmaxMSELoss", "class_weights", "info_nce",
+]  # fmt: skip

@@ -3,7 +3,6 @@
 `N` rows, `C` classes, `d1..dk` further axes (time, height, width); class axis 1 as in torch.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from losses import checks
 
+Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
 Link = Literal["default", "own", "softmax"]
 
@@ -42,18 +42,16 @@ class ClassificationLoss(nn.Module):
     weight: Tensor | None
     default_link: Literal["own", "softmax"] = "softmax"
     takes_probabilities = False  # whether targets may be class probabilities (N, C, d1..dk)
-    refuses_probabilities = True  # whether rows that are distributions cannot be meant as logits
 
     def __init__(
         self,
-        weight: Tensor | Sequence[float] | None = None,
+        weight: Weight = None,
         *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         link: Link = "default",
         floor: float = 1e-3,
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__()
         weight = None if weight is None else checks.class_weight("weight", weight)
         self.register_buffer("weight", weight)
@@ -90,13 +88,10 @@ class ClassificationLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return the reduced loss; `inputs` are for a loss that asks another model about them."""
-        losses, shares = self._unreduced(logits, targets, inputs)
         if self.reduction == "none":
-            return losses
-        if self.reduction == "sum":
-            return losses.sum()
-        normaliser = shares.sum()
-        return losses.sum() / torch.where(normaliser > 0, normaliser, 1)
+            return self._unreduced(logits, targets, inputs)[0]
+        total, normaliser = self.sums(logits, targets, inputs)
+        return total if self.reduction == "sum" else total / normaliser.where(normaliser > 0, 1)
 
     def sums(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
@@ -121,8 +116,7 @@ class ClassificationLoss(nn.Module):
             checks.class_indices(targets, logits.shape[1], self.ignore_index)
 
     def _check_values(self, logits: Tensor) -> None:
-        if self.refuses_probabilities:
-            checks.not_probabilities(logits)
+        checks.not_probabilities(logits)
 
     def _unreduced(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None
@@ -150,8 +144,10 @@ class ClassificationLoss(nn.Module):
         except (IndexError, RuntimeError):
             checks.class_indices(targets, logits.shape[1], self.ignore_index)  # says which it was
             raise
-        shares = torch.ones_like(losses) if self.weight is None else self._share(targets, losses)
-        return losses.masked_fill(ignored, 0), shares.masked_fill(ignored, 0)
+        shares = (~ignored).to(losses.dtype)
+        if self.weight is not None:
+            shares = shares * self.weight[targets].to(losses.dtype)
+        return losses.masked_fill(ignored, 0), shares
 
     def _check_first(self, logits: Tensor, targets: Tensor) -> None:
         # a compiled step cannot stop to look at numbers: the first evaluation does it then
@@ -161,11 +157,7 @@ class ClassificationLoss(nn.Module):
 
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         losses = self.elementwise(logits, targets)
-        return losses if self.weight is None else losses * self._share(targets, losses)
-
-    def _share(self, targets: Tensor, losses: Tensor) -> Tensor:
-        assert self.weight is not None
-        return self.weight[targets].to(losses.dtype)
+        return losses if self.weight is None else losses * self.weight[targets].to(losses.dtype)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

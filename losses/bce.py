@@ -1,13 +1,11 @@
 """Binary cross-entropies: one class against the rest, and many labels at once."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, at_least_float32, class_axis
+from losses.base import ClassificationLoss, Link, Reduction, Weight, at_least_float32, class_axis
 from losses.gradient import with_gradient
 
 
@@ -34,7 +32,6 @@ class OneVsRestBCELoss(ClassificationLoss):
     def __init__(
         self, *, ignore_index: int = -100, reduction: Reduction = "mean", link: Link = "default"
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(ignore_index=ignore_index, reduction=reduction, link=link)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -42,10 +39,9 @@ class OneVsRestBCELoss(ClassificationLoss):
         z, rows = logits.detach(), targets.unsqueeze(1)
         z_y = z.gather(1, rows)
         terms = F.softplus(z).scatter_(1, rows, F.softplus(-z_y))  # (N, C, d1..dk)
-        losses = terms.sum(1)
-        others = terms.copy_(z).sigmoid_().scatter_(1, rows, 0)
-        at_target = -torch.sigmoid(-z_y).squeeze(1)
-        return with_gradient(logits, targets, losses, others, torch.ones_like(losses), at_target)
+        losses = terms.sum(1, keepdim=True)
+        slope = terms.copy_(z).sigmoid_().scatter_(1, rows, -torch.sigmoid(-z_y))
+        return with_gradient(logits, losses, slope)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of s / sum s."""
@@ -75,18 +71,13 @@ class MultiLabelBCELoss(ClassificationLoss):
     pos_weight: Tensor | None
 
     def __init__(
-        self,
-        weight: Tensor | Sequence[float] | None = None,
-        *,
-        reduction: Reduction = "mean",
-        pos_weight: Tensor | Sequence[float] | None = None,
+        self, weight: Weight = None, *, reduction: Reduction = "mean", pos_weight: Weight = None
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(reduction=reduction)
         if weight is not None:
-            self.weight = checks.factors("weight", weight, torch.float32)
+            self.weight = checks.factors("weight", weight)
         if pos_weight is not None:
-            pos_weight = checks.factors("pos_weight", pos_weight, torch.float32, allow_zero=False)
+            pos_weight = checks.factors("pos_weight", pos_weight, allowed="> 0")
         self.register_buffer("pos_weight", pos_weight)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
@@ -97,12 +88,9 @@ class MultiLabelBCELoss(ClassificationLoss):
     def check(self, logits: Tensor, targets: Tensor) -> None:
         """Make every check, those included that read all of the batch."""
         checks.labels(logits, targets)
-        self._check_values(logits.detach())
-        checks.between_0_and_1(targets.detach())
-
-    def _check_values(self, logits: Tensor) -> None:
         if logits.ndim > 1 and logits.shape[1] > 1:
-            super()._check_values(logits)
+            checks.not_probabilities(logits.detach())
+        checks.between_0_and_1(targets.detach())
 
     def _unreduced(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None

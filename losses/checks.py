@@ -11,6 +11,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+Values = Tensor | Sequence[float]
+
 
 def number(name: str, value: float, interval: str) -> float:
     """Return `value` as a float if it lies in `interval`, such as "[0, 1)" or "(0, inf)"."""
@@ -39,28 +41,25 @@ def index(name: str, value: int) -> int:
 
 
 def factors(
-    name: str, value: Tensor | Sequence[float], dtype: torch.dtype, *, allow_zero: bool = True
+    name: str, value: Values, dtype: torch.dtype = torch.float32, *, allowed: str = ">= 0"
 ) -> Tensor:
-    """Return finite factors >= 0, or > 0, as a tensor of floats, by default of `dtype`."""
+    """Return finite factors, ">= 0" or "> 0", as a tensor of floats, by default of `dtype`."""
     try:
         values = value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be one number a class, got {value!r}") from None
     values = values if values.is_floating_point() else values.to(dtype)
-    bad = ~(values.isfinite() & ((values >= 0) if allow_zero else (values > 0)))
+    bad = ~(values.isfinite() & (values > 0 if allowed == "> 0" else values >= 0))
     if bad.any():
-        allowed = ">= 0" if allow_zero else "> 0"
         where = f" for class {int(bad.nonzero()[0, -1])}" if values.ndim else ""
         raise ValueError(f"{name} must be finite and {allowed}, got {values[bad][0].item()}{where}")
     return values
 
 
-def class_weight(
-    name: str, value: Tensor | Sequence[float], dtype: torch.dtype = torch.float32
-) -> Tensor:
+def class_weight(name: str, value: Values, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return one factor >= 0 a class, (C,), not all of them 0."""
     values = factors(name, value, dtype)
-    if values.ndim != 1 or values.numel() < 2:
+    if values.ndim != 1 or len(values) < 2:
         shape = tuple(values.shape)
         raise ValueError(f"{name} must be one number a class, (C,) with C >= 2, got shape {shape}")
     if not values.any():
@@ -92,16 +91,20 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
             f"logits must have at least 2 classes on axis {axis}, got shape {tuple(logits.shape)}: "
             "for one yes-or-no output use MultiLabelBCELoss"
         )
-    if weight is not None and weight.numel() != num_classes:
-        short = weight.numel() < num_classes
+    if weight is not None and len(weight) != num_classes:
+        got = len(weight)
+        mend = f"class {got} has none" if got < num_classes else f"there is no class {num_classes}"
         raise ValueError(
-            f"weight must have one entry for each of {num_classes} classes, got {weight.numel()}: "
-            + (f"class {weight.numel()} has none" if short else f"there is no class {num_classes}")
+            f"weight must have one entry for each of {num_classes} classes, got {got}: {mend}"
         )
     if probabilities and targets.shape == logits.shape and targets.is_floating_point():
         return True
-    if targets.shape != logits.shape[:axis] + logits.shape[axis + 1 :]:
-        raise ValueError(_shape_mismatch(logits, targets, axis))
+    expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+    if targets.shape != expected:
+        raise ValueError(
+            f"targets must have shape {tuple(expected)} for logits {tuple(logits.shape)}, got "
+            f"{tuple(targets.shape)}{_mend_shape(logits, targets, tuple(expected))}"
+        )
     if targets.is_floating_point() or targets.is_complex():
         raise TypeError(
             f"targets of shape {tuple(targets.shape)} are class indices and must be integers, "
@@ -110,21 +113,18 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     return False
 
 
-def _shape_mismatch(logits: Tensor, targets: Tensor, axis: int) -> str:
-    shape = tuple(logits.shape)
-    expected = shape[:axis] + shape[axis + 1 :]
-    got = f"targets must have shape {expected} for logits {shape}, got {tuple(targets.shape)}"
+def _mend_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
     if logits.ndim == 1:
-        return f"{got}: one row of logits takes one target, so keep both axes of a batch, (N, C)"
+        return ": one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if targets.shape == logits.shape and targets.is_floating_point():
-        return f"{got}: this loss takes class indices, targets.argmax(1)"
+        return ": this loss takes class indices, targets.argmax(1)"
     if targets.shape == logits.shape:
-        return f"{got}, one-hot integers: use class indices, targets.argmax(1)"
+        return ", one-hot integers: use class indices, targets.argmax(1)"
     if targets.shape == logits.shape[:-1]:
-        return f"{got}: the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
+        return ": the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
-        return f"{got}: use targets.reshape({expected})"
-    return f"{got}: one class index for each row of logits"
+        return f": use targets.reshape({expected})"
+    return ": one class index for each row of logits"
 
 
 def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:

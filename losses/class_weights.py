@@ -28,7 +28,6 @@ def class_weights(
     King and Zeng, 2001, Logistic Regression in Rare Events Data,
     https://doi.org/10.1093/oxfordjournals.pan.a004868; Cui et al., 2019, Class-Balanced Loss Based
     on Effective Number of Samples, https://arxiv.org/abs/1901.05555
-
     """
     beta = checks.number("beta", beta, "[0, 1)")
     if not isinstance(scheme, str):

@@ -1,13 +1,11 @@
 """Cross-entropy: plain, label-smoothed, class-weighted."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, class_axis, log_softmax
+from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
 from losses.gradient import with_gradient
 from losses.link import with_floor, without_weight
 
@@ -40,7 +38,7 @@ class CrossEntropyLoss(ClassificationLoss):
 
     def __init__(
         self,
-        weight: Tensor | Sequence[float] | None = None,
+        weight: Weight = None,
         *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -48,7 +46,6 @@ class CrossEntropyLoss(ClassificationLoss):
         link: Link = "default",
         floor: float = 1e-3,
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(
             weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
         )
@@ -73,16 +70,15 @@ class CrossEntropyLoss(ClassificationLoss):
         rows, num_classes = targets.unsqueeze(1), logits.shape[1]
         weight = logits.new_ones(num_classes) if weight is None else weight
         everywhere = self.label_smoothing / num_classes * weight  # (C,)
-        at_target = (1 - self.label_smoothing) * weight[targets]
+        at_target = (1 - self.label_smoothing) * weight[rows]  # (N, 1, d1..dk)
         log_probs = logits.detach().log_softmax(1)  # (N, C, d1..dk)
         with torch.autocast(logits.device.type, enabled=False):  # it would round the product
-            spread = torch.tensordot(log_probs, everywhere, ([1], [0]))
-        losses = -at_target * log_probs.gather(1, rows).squeeze(1) - spread
-        slope = log_probs.exp_().mul_((at_target + everywhere.sum()).unsqueeze(1))
+            spread = torch.tensordot(log_probs, everywhere, ([1], [0])).unsqueeze(1)
+        losses = -at_target * log_probs.gather(1, rows) - spread
+        slope = log_probs.exp_().mul_(at_target + everywhere.sum())
         slope.sub_(everywhere.view(-1, *[1] * (logits.ndim - 2)))
-        slope_at_target = slope.gather(1, rows).squeeze(1) - at_target
-        one = torch.ones_like(losses)
-        return with_gradient(logits, targets, losses, slope, one, slope_at_target)
+        slope.scatter_(1, rows, slope.gather(1, rows) - at_target)
+        return with_gradient(logits, losses, slope)
 
     @property
     def link_differs(self) -> bool:
@@ -96,7 +92,6 @@ class CrossEntropyLoss(ClassificationLoss):
             log_probs = without_weight(log_probs, self.weight, self.floor)
         if self.label_smoothing == 0:
             return log_probs
-        axis = class_axis(logits)
         # eta up to a factor; what is below e / K can only be noise
-        eta = (log_probs.exp() - self.label_smoothing / logits.shape[axis]).clamp(min=0)
-        return with_floor(eta / eta.sum(axis, keepdim=True), self.floor)
+        eta = log_probs.exp() - self.label_smoothing / logits.shape[class_axis(logits)]
+        return with_floor(eta.clamp(min=0), self.floor)

@@ -34,8 +34,6 @@ class DistillationLoss(ClassificationLoss):
             the teacher's logits take the place of the inputs in every call.
         temperature: T, > 0.
         alpha: a, in [0, 1].
-        ignore_index: as in ClassificationLoss.
-        reduction: as in ClassificationLoss.
     """
 
     takes_probabilities = True
@@ -49,7 +47,6 @@ class DistillationLoss(ClassificationLoss):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(ignore_index=ignore_index, reduction=reduction)
         if teacher is not None and not callable(teacher):
             raise TypeError(f"teacher must be a callable inputs -> logits, got {teacher!r}")

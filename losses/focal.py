@@ -1,12 +1,10 @@
 """Focal loss: cross-entropy that pays less attention to what is already right."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, class_axis, log_softmax
+from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
 from losses.gradient import with_gradient
 from losses.link import without_weight
 from losses.softmax import split_softmax
@@ -36,7 +34,7 @@ class FocalLoss(ClassificationLoss):
 
     def __init__(
         self,
-        weight: Tensor | Sequence[float] | None = None,
+        weight: Weight = None,
         *,
         gamma: float = 2.0,
         ignore_index: int = -100,
@@ -44,7 +42,6 @@ class FocalLoss(ClassificationLoss):
         link: Link = "default",
         floor: float = 1e-3,
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(
             weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
         )
@@ -52,16 +49,17 @@ class FocalLoss(ClassificationLoss):
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return q^g (-ln p), q = 1 - p; its slope is c p_k at k != y and -c q at y."""
-        z = logits.detach()
-        others, p, q = split_softmax(z, targets)
+        z, rows = logits.detach(), targets.unsqueeze(1)
+        others, p, q = split_softmax(z, rows)
         # ln p = z_y - max z + ln max p does not underflow, and ln(1 - q) keeps its digits near 0
-        peak = torch.maximum(p, others.amax(1))
-        far = z.gather(1, targets.unsqueeze(1)).squeeze(1) - z.amax(1) + peak.log()
+        peak = torch.maximum(p, others.amax(1, keepdim=True))
+        far = z.gather(1, rows) - z.amax(1, keepdim=True) + peak.log()
         log_p = torch.where(q < 0.5, torch.log1p(-q), far)
         # c = q^g - g q^(g-1) p ln p, written without the power that is infinite at q = 0, g < 1
         ratio = torch.where(q > 0, -log_p / q, 1)
         c = q.pow(self.gamma) * (1 + self.gamma * torch.where(p > 0, p * ratio, 0))
-        return with_gradient(logits, targets, -q.pow(self.gamma) * log_p, others, c, -c * q)
+        slope = others.mul_(c).scatter_(1, rows, -c * q)
+        return with_gradient(logits, -q.pow(self.gamma) * log_p, slope)
 
     @property
     def link_differs(self) -> bool:
@@ -81,7 +79,5 @@ class FocalLoss(ClassificationLoss):
         ratio = torch.where(q > 0, -log_p / q, 1)
         slope = self.gamma * torch.where(p > 0, p * ratio, 0)
         log_h = log_p - self.gamma * log_q - torch.log1p(slope)
-        log_probs = log_h.log_softmax(axis)
-        if self.weight is None:
-            return log_probs
-        return without_weight(log_probs, self.weight, self.floor)
+        h = log_h.log_softmax(axis)
+        return h if self.weight is None else without_weight(h, self.weight, self.floor)

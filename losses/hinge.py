@@ -1,13 +1,11 @@
 """Multi-class hinge losses: a margin between the target's score and the others'."""
 
-from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Reduction
+from losses.base import ClassificationLoss, Reduction, Weight
 from losses.gradient import with_gradient
 
 
@@ -23,6 +21,7 @@ class HingeLoss(ClassificationLoss):
     margin, so no probability can be read from its optimum: what `log_probs` gives, the softmax of
     the scores, is a score too until a temperature has been fitted to it.
 
+        >>> import torch
         >>> scores = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.0]])
         >>> HingeLoss(reduction="none")(scores, torch.tensor([1, 1]))
         tensor([2., 0.])
@@ -35,14 +34,13 @@ class HingeLoss(ClassificationLoss):
 
     def __init__(
         self,
-        weight: Tensor | Sequence[float] | None = None,
+        weight: Weight = None,
         *,
         variant: Literal["crammer_singer", "weston_watkins"] = "crammer_singer",
         margin: float = 1.0,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
         self.variant = checks.choice("variant", variant, ("crammer_singer", "weston_watkins"))
         self.margin = checks.number("margin", margin, "(0, inf)")
@@ -53,9 +51,8 @@ class HingeLoss(ClassificationLoss):
         violation = z - (z.gather(1, rows) - self.margin)  # (N, C, d1..dk)
         violation.scatter_(1, rows, 0).clamp_(min=0)
         if self.variant == "crammer_singer":
-            losses, worst = violation.max(1)
-            violated = violation.zero_().scatter_(1, worst.unsqueeze(1), losses.sign().unsqueeze(1))
+            losses, worst = violation.max(1, keepdim=True)
+            slope = violation.zero_().scatter_(1, worst, losses.sign())
         else:
-            losses, violated = violation.sum(1), violation.sign_()
-        at_target = -violated.sum(1)
-        return with_gradient(logits, targets, losses, violated, torch.ones_like(losses), at_target)
+            losses, slope = violation.sum(1, keepdim=True), violation.sign_()
+        return with_gradient(logits, losses, slope.scatter_(1, rows, -slope.sum(1, keepdim=True)))

@@ -6,9 +6,12 @@ from torch import Tensor
 from losses.base import class_axis
 
 
-def with_floor(probs: Tensor, floor: float) -> Tensor:
-    """Return the log of (1 - floor) probs + floor / C, so that a zero has a finite nll."""
-    return ((1 - floor) * probs + floor / probs.shape[class_axis(probs)]).log()
+def with_floor(shares: Tensor, floor: float) -> Tensor:
+    """Return the log of `shares`, normalised, the uniform mixed in: a zero has a finite nll."""
+    axis = class_axis(shares)
+    total, uniform = shares.sum(axis, keepdim=True), 1 / shares.shape[axis]
+    probs = torch.where(total > 0, shares / total, uniform)
+    return ((1 - floor) * probs + floor * uniform).log()
 
 
 def without_weight(log_probs: Tensor, weight: Tensor, floor: float) -> Tensor:

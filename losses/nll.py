@@ -1,12 +1,10 @@
 """Negative log-likelihood: on log-probabilities as in torch, and with log_softmax spelled out."""
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Reduction
+from losses.base import ClassificationLoss, Reduction, Weight
 
 
 class NLLLoss(ClassificationLoss):
@@ -29,13 +27,8 @@ class NLLLoss(ClassificationLoss):
     """
 
     def __init__(
-        self,
-        weight: Tensor | Sequence[float] | None = None,
-        *,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
+        self, weight: Weight = None, *, ignore_index: int = -100, reduction: Reduction = "mean"
     ) -> None:
-        """Check and keep the arguments."""
         super().__init__(weight, ignore_index=ignore_index, reduction=reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -66,8 +59,7 @@ class LogSoftmaxNLLLoss(NLLLoss):
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return -log_softmax(z)_y."""
-        log_probs = F.log_softmax(logits, dim=1)
-        return super().elementwise(log_probs, targets)
+        return super().elementwise(logits.log_softmax(1), targets)
 
     def _check_values(self, logits: Tensor) -> None:
         checks.not_probabilities(logits)

@@ -13,16 +13,7 @@ Indices = NDArray[np.int64]
 def softmax(logits: Array) -> Array:
     """Return exp(z_k) / sum_j exp(z_j), after subtracting the maximum from z."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probs: Array = powers / powers.sum(axis=1, keepdims=True)
-    return probs
-
-
-def naive_log_softmax(logits: Array) -> Array:
-    """Return the log of exp(z_k) / sum_j exp(z_j) as written: it overflows and underflows."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        powers = np.exp(logits)
-        log_probs: Array = np.log(powers / powers.sum(axis=1, keepdims=True))
-    return log_probs
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def one_hot(targets: Indices, num_classes: int) -> Array:
@@ -37,8 +28,7 @@ def cross_entropy(
     num_classes = logits.shape[1]
     q = (1 - label_smoothing) * one_hot(targets, num_classes) + label_smoothing / num_classes
     w = np.ones(num_classes) if weight is None else weight
-    losses: Array = -(w * q * np.log(softmax(logits))).sum(axis=1)
-    return losses
+    return -(w * q * np.log(softmax(logits))).sum(axis=1)
 
 
 def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
@@ -51,29 +41,25 @@ def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = 
 def softmax_mse(logits: Array, targets: Indices) -> Array:
     """Return sum_k (p_k - [k = y])^2 (Brier 1950)."""
     error = softmax(logits) - one_hot(targets, logits.shape[1])
-    losses: Array = (error**2).sum(axis=1)
-    return losses
+    return (error**2).sum(axis=1)
 
 
 def rescaled_mse(logits: Array, targets: Indices, k: float = 1.0, M: float = 1.0) -> Array:
     """Return k (z_y - M)^2 + sum_{j != y} z_j^2 (Hui and Belkin 2021); k = M = 1: least squares."""
     hot = one_hot(targets, logits.shape[1])
-    losses: Array = (hot * k * (logits - M) ** 2 + (1 - hot) * logits**2).sum(axis=1)
-    return losses
+    return (hot * k * (logits - M) ** 2 + (1 - hot) * logits**2).sum(axis=1)
 
 
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | float = 1.0) -> Array:
     """Return -c t ln s - (1 - t) ln(1 - s) of every element, s = 1 / (1 + exp(-z))."""
     s = 1 / (1 + np.exp(-logits))
-    losses: Array = -pos_weight * targets * np.log(s) - (1 - targets) * np.log(1 - s)
-    return losses
+    return -pos_weight * targets * np.log(s) - (1 - targets) * np.log(1 - s)
 
 
 def one_vs_rest(logits: Array, targets: Indices) -> Array:
     """Return the binary cross-entropies of the one-hot, summed over classes."""
     hot = one_hot(targets, logits.shape[1])
-    losses: Array = binary_cross_entropy(logits, hot).sum(axis=1)
-    return losses
+    return binary_cross_entropy(logits, hot).sum(axis=1)
 
 
 def hinge(logits: Array, targets: Indices, variant: str, margin: float = 1.0) -> Array:
@@ -81,8 +67,7 @@ def hinge(logits: Array, targets: Indices, variant: str, margin: float = 1.0) ->
     rows = np.arange(len(targets))
     violations = np.maximum(0, margin + logits - logits[rows, targets][:, None])
     violations[rows, targets] = 0
-    losses: Array = violations.max(1) if variant == "crammer_singer" else violations.sum(1)
-    return losses
+    return violations.max(1) if variant == "crammer_singer" else violations.sum(1)
 
 
 def distillation(
@@ -92,8 +77,7 @@ def distillation(
     u, v = softmax(teacher_logits / temperature), softmax(logits / temperature)
     divergence = (u * np.log(u / v)).sum(axis=1)
     hard = cross_entropy(logits, targets)
-    losses: Array = (1 - alpha) * hard + alpha * temperature**2 * divergence
-    return losses
+    return (1 - alpha) * hard + alpha * temperature**2 * divergence
 
 
 def info_nce(similarity: Array, tau: float) -> float:

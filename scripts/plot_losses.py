@@ -18,58 +18,38 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from losses import (
-    ClassificationLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    FocalLoss,
-    HingeLoss,
-    LogitsMSELoss,
-    LogSoftmaxNLLLoss,
-    MultiLabelBCELoss,
-    OneVsRestBCELoss,
-    RescaledMSELoss,
-    SoftmaxMSELoss,
-    reference,
-)
+import losses
+from losses import ClassificationLoss, CrossEntropyLoss, reference
 
 TRUE = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]  # a loaded die,
 BELIEVED = [1 / 6] * 6  # taken for a fair one
-
-
-def for_softmax(probs: Tensor) -> Tensor:
-    """Return the logits whose softmax is `probs`."""
-    return probs.log()
-
-
-def rescaled_outputs(probs: Tensor, k: float = 15, M: float = 30) -> Tensor:
-    """Return the outputs that RescaledMSELoss reads as `probs`."""
-    return k * M * probs / (1 + (k - 1) * probs)
-
+P = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)  # of the true class
 
 # name: the loss, and the outputs that stand for the probabilities of two classes
 CURVES: dict[str, tuple[ClassificationLoss, Callable[[Tensor], Tensor]]] = {
-    "cross_entropy": (CrossEntropyLoss(), for_softmax),
-    "nll": (LogSoftmaxNLLLoss(), for_softmax),
-    "label_smoothing 0.1": (CrossEntropyLoss(label_smoothing=0.1), for_softmax),
-    "weighted, w = 3": (CrossEntropyLoss([3.0, 1.0]), for_softmax),
-    "focal, gamma 2": (FocalLoss(gamma=2), for_softmax),
-    "mse": (SoftmaxMSELoss(), for_softmax),
-    "mse_logits": (LogitsMSELoss(), lambda probs: probs),
-    "mse_rescaled / (k + 1) M^2": (RescaledMSELoss(), rescaled_outputs),
-    "bce": (OneVsRestBCELoss(), torch.logit),
-    "hinge, crammer_singer": (HingeLoss(), for_softmax),
+    "cross_entropy": (CrossEntropyLoss(), torch.log),
+    "nll": (losses.LogSoftmaxNLLLoss(), torch.log),
+    "label_smoothing 0.1": (CrossEntropyLoss(label_smoothing=0.1), torch.log),
+    "weighted, w = 3": (CrossEntropyLoss([3.0, 1.0]), torch.log),
+    "focal, gamma 2": (losses.FocalLoss(gamma=2), torch.log),
+    "mse": (losses.SoftmaxMSELoss(), torch.log),
+    "mse_logits": (losses.LogitsMSELoss(), lambda probs: probs),
+    "mse_rescaled / (k + 1) M^2": (
+        losses.RescaledMSELoss(k=15, M=30),
+        lambda probs: 15 * 30 * probs / (1 + 14 * probs),
+    ),
+    "bce": (losses.OneVsRestBCELoss(), torch.logit),
+    "hinge, crammer_singer": (losses.HingeLoss(), torch.log),
     "distillation, teacher (0.8, 0.2)": (
-        DistillationLoss(lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1),
-        for_softmax,
+        losses.DistillationLoss(lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1),
+        torch.log,
     ),
 }
 
 
 def loss_curves(p: Tensor) -> dict[str, Tensor]:
     """Return every loss at every probability of the true class, the first of two classes."""
-    curves = {}
-    target = torch.tensor([0])
+    curves, target = {}, torch.tensor([0])
     for name, (loss_fn, outputs_of) in CURVES.items():
         rows = outputs_of(torch.stack([p, 1 - p], 1)).split(1)  # (1, 2) each
         curves[name] = torch.stack([loss_fn.sums(row, target, row)[0] for row in rows])
@@ -77,12 +57,31 @@ def loss_curves(p: Tensor) -> dict[str, Tensor]:
     return curves
 
 
+def _draw_losses(axes: Axes) -> None:
+    for i, (name, curve) in enumerate(loss_curves(P).items()):
+        axes.plot(P, curve, label=name, linestyle=("-", "--", ":")[i % 3])
+    axes.set(xlabel="probability of the true class", ylabel="loss", ylim=(-0.1, 5))
+    axes.set_title("Loss of a probability")
+
+
 def gradient_curves(a: Tensor) -> tuple[Tensor, Tensor]:
     """Return d/dz of (a - 1)^2 and of binary cross-entropy at a = sigmoid(z), target 1."""
     z = torch.logit(a).requires_grad_()
     squared = (z.sigmoid() - 1).square().sum()
-    binary = MultiLabelBCELoss(reduction="sum")(z, torch.ones_like(z))
+    binary = losses.MultiLabelBCELoss(reduction="sum")(z, torch.ones_like(z))
     return torch.autograd.grad(squared, z)[0], torch.autograd.grad(binary, z)[0]
+
+
+def _draw_gradients(axes: Axes) -> None:
+    squared, binary = gradient_curves(P)
+    axes.plot(P, binary, label="cross-entropy: a - 1")
+    axes.plot(P, squared, label="squared error: 2 (a - 1) a (1 - a)")
+    marks = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+    for x, small, large in zip(marks, *gradient_curves(marks), strict=True):
+        at = (float(x), float(large))
+        axes.annotate(f"{large / small:.3g}x", at, (6, -10), textcoords="offset points")
+        axes.plot(*at, "o", color="C0")
+    axes.set(xlabel="a = sigmoid(z), target 1", ylabel="dloss / dz", title="Gradient at the logit")
 
 
 def smoothing_curve(p: Tensor, num_classes: int, smoothing: float) -> tuple[Tensor, float]:
@@ -92,8 +91,17 @@ def smoothing_curve(p: Tensor, num_classes: int, smoothing: float) -> tuple[Tens
     loss_fn = CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
     q = np.full(num_classes, smoothing / num_classes)
     q[0] += 1 - smoothing
-    losses: Tensor = loss_fn(logits, torch.zeros(len(p), dtype=torch.long))
-    return losses, reference.entropy(q, base=np.e)
+    return loss_fn(logits, torch.zeros(len(p), dtype=torch.long)), reference.entropy(q, base=np.e)
+
+
+def _draw_smoothing(axes: Axes) -> None:
+    p = torch.linspace(0.3, 0.9999, 400, dtype=torch.float64)
+    smoothed, floor = smoothing_curve(p, 10, 0.1)
+    axes.plot(p, smoothing_curve(p, 10, 0.0)[0], label="cross-entropy")
+    axes.plot(p, smoothed, label="label smoothing 0.1, 10 classes")
+    axes.axhline(floor, color="grey", linestyle=":", label=f"entropy of the target: {floor:.4f}")
+    axes.set(xlabel="probability of the true class", ylabel="loss")
+    axes.set_title("The floor under smoothing")
 
 
 def bits(p: list[float], q: list[float]) -> dict[str, float]:
@@ -106,6 +114,12 @@ def bits(p: list[float], q: list[float]) -> dict[str, float]:
     }
 
 
+def _draw_bits(axes: Axes) -> None:
+    costs = bits(TRUE, BELIEVED)
+    axes.bar_label(axes.bar(list(costs), list(costs.values())), fmt="%.4f")
+    axes.set(ylabel="bits", title="A loaded die (p) taken for a fair one (q)")
+
+
 def log_softmax_curves(heights: Tensor) -> tuple[Tensor, Tensor]:
     """Return the log-probability of 0 among logits (z, 0, -z), naive and stable, in float32."""
     logits = torch.stack([heights, torch.zeros_like(heights), -heights], 1).float()
@@ -113,82 +127,23 @@ def log_softmax_curves(heights: Tensor) -> tuple[Tensor, Tensor]:
     return naive.log()[:, 1], logits.log_softmax(1)[:, 1]
 
 
-def draw_losses() -> Figure:
-    """Draw `loss_curves`."""
-    p = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)
-    figure, axes = _figure("probability of the true class", "loss", "Loss of a probability")
-    for i, (name, losses) in enumerate(loss_curves(p).items()):
-        axes.plot(p, losses, label=name, linestyle=("-", "--", ":")[i % 3])
-    axes.set_ylim(-0.1, 5)
-    axes.legend(fontsize="small")
-    return figure
-
-
-def draw_gradients() -> Figure:
-    """Draw `gradient_curves`, and say how many times the one is the other."""
-    a = torch.linspace(0.005, 0.995, 400, dtype=torch.float64)
-    figure, axes = _figure("a = sigmoid(z), target 1", "dloss / dz", "Gradient at the logit")
-    squared, binary = gradient_curves(a)
-    axes.plot(a, binary, label="cross-entropy: a - 1")
-    axes.plot(a, squared, label="squared error: 2 (a - 1) a (1 - a)")
-    marks = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
-    for x, small, large in zip(marks, *gradient_curves(marks), strict=True):
-        at = (float(x), float(large))
-        axes.annotate(f"{large / small:.3g}x", at, (6, -10), textcoords="offset points")
-        axes.plot(*at, "o", color="C0")
-    axes.legend()
-    return figure
-
-
-def draw_smoothing() -> Figure:
-    """Draw `smoothing_curve` of ten classes."""
-    p = torch.linspace(0.3, 0.9999, 400, dtype=torch.float64)
-    figure, axes = _figure("probability of the true class", "loss", "The floor under smoothing")
-    losses, floor = smoothing_curve(p, 10, 0.1)
-    axes.plot(p, smoothing_curve(p, 10, 0.0)[0], label="cross-entropy")
-    axes.plot(p, losses, label="label smoothing 0.1, 10 classes")
-    axes.axhline(floor, color="grey", linestyle=":", label=f"entropy of the target: {floor:.4f}")
-    axes.legend()
-    return figure
-
-
-def draw_bits() -> Figure:
-    """Draw `bits` of a loaded die taken for a fair one."""
-    figure, axes = _figure("", "bits", "A loaded die (p) taken for a fair one (q)")
-    costs = bits(TRUE, BELIEVED)
-    axes.bar_label(axes.bar(list(costs), list(costs.values())), fmt="%.4f")
-    return figure
-
-
-def draw_log_softmax() -> Figure:
-    """Draw `log_softmax_curves`."""
+def _draw_log_softmax(axes: Axes) -> None:
     heights = torch.logspace(0, 4, 200)
-    figure, axes = _figure("z", "-log softmax", "The logit 0 among (z, 0, -z), float32")
     naive, stable = log_softmax_curves(heights)
-    axes.plot(heights, -stable, label="stable: z - max - log sum exp(z - max)")
+    axes.loglog(heights, -stable, label="stable: z - max - log sum exp(z - max)")
     good = naive.isfinite()
     lost = f"naive: log(exp z / sum exp z), not finite from z = {heights[~good].min():.0f}"
-    axes.plot(heights[good], -naive[good], "--", linewidth=3, label=lost)
-    axes.loglog()
-    axes.legend()
-    return figure
+    axes.loglog(heights[good], -naive[good], "--", linewidth=3, label=lost)
+    axes.set(xlabel="z", ylabel="-log softmax", title="The logit 0 among (z, 0, -z), float32")
 
 
 FIGURES = {
-    "loss_of_a_probability": draw_losses,
-    "gradient_at_the_logit": draw_gradients,
-    "smoothing_floor": draw_smoothing,
-    "bits": draw_bits,
-    "log_softmax": draw_log_softmax,
+    "loss_of_a_probability": _draw_losses,
+    "gradient_at_the_logit": _draw_gradients,
+    "smoothing_floor": _draw_smoothing,
+    "bits": _draw_bits,
+    "log_softmax": _draw_log_softmax,
 }
-
-
-def _figure(x: str, y: str, title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y, title=title)
-    axes.grid(alpha=0.3)
-    return figure, axes
 
 
 def main() -> None:
@@ -199,7 +154,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     with SummaryWriter(str(out)) as writer:
         for name, draw in FIGURES.items():
-            figure = draw()
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            axes = figure.subplots()
+            axes.grid(alpha=0.3)
+            draw(axes)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize="small")
             figure.savefig(out / f"{name}.png", dpi=120)
             writer.add_figure(f"losses/{name}", figure)
             print(out / f"{name}.png")

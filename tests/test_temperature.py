@@ -250,7 +250,7 @@ def test_logits_from_a_file_give_the_table_that_papers_print(command, arrays, tm
         f"{100 * value:.2f}" for value in (1 - before["accuracy"], before["ece"], after["ece"])
     )
     expected = ["resnet", error, ece, f"{ece_after} ({fit.temperature:.4g})"]
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == expected
+    assert [cell.strip() for cell in row.split("\u2502")[1:-1]] == expected
 
 
 def test_the_temperature_can_be_fitted_on_another_file(command, arrays, tmp_path):
