@@ -68,16 +68,18 @@ class FocalLoss(ClassificationLoss):
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of h(p) / w, normalised."""
-        axis = class_axis(logits)
+        axis, g = class_axis(logits), self.gamma
         log_p = log_softmax(logits)
-        # ln(1 - p): one class at most is near 1, and its complement is the sum of the others
+        p = log_p.exp()
+        q = 1 - p
+        # h = p / (q^(g-1) (q - g p ln p)); where p is 0, so is p ln p
+        log_h = log_p - (g - 1) * q.log() - (q - g * p * log_p.clamp(min=-1e30)).log()
+        # one class at most is near 1, where 1 - p has lost its digits: q is the sum of the others
         top = log_p.argmax(axis, keepdim=True)
-        rest = log_p.scatter(axis, top, -torch.inf).logsumexp(axis, keepdim=True)
-        log_q = torch.log1p(-log_p.exp()).scatter(axis, top, rest).clamp(min=-1e30)
-        p, q = log_p.exp(), log_q.exp()
-        log_p = torch.where(q < 0.5, torch.log1p(-q), log_p)
+        log_q = log_p.scatter(axis, top, -torch.inf).logsumexp(axis, keepdim=True).clamp(min=-1e30)
+        q = log_q.exp()
+        log_p = torch.where(q < 0.5, torch.log1p(-q), log_p.gather(axis, top))
         ratio = torch.where(q > 0, -log_p / q, 1)
-        slope = self.gamma * torch.where(p > 0, p * ratio, 0)
-        log_h = log_p - self.gamma * log_q - torch.log1p(slope)
+        log_h = log_h.scatter_(axis, top, log_p - g * log_q - torch.log1p(g * log_p.exp() * ratio))
         h = log_h.log_softmax(axis)
         return h if self.weight is None else without_weight(h, self.weight, self.floor)
