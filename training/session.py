@@ -260,10 +260,12 @@ def progress_bar(console: Console, num_steps: int) -> Iterator[OnStep]:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} examples/s"),
+        TextColumn("{task.fields[now]}"),
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("training", total=num_steps, loss=float("nan"), rate=0.0)
+    task = bar.add_task("training", total=num_steps, now="")
     with bar:
-        yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
+        yield lambda step, loss, rate: bar.update(
+            task, completed=step, now=f"loss {loss:.4f}  {rate:,.0f} examples/s"
+        )
