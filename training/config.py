@@ -7,6 +7,7 @@ import copy
 import difflib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -152,7 +153,8 @@ def instantiate(node: DictConfig, trusted: Iterable[str] = (), call_with: Any = 
         if not isinstance(cause, ValueError | TypeError):
             raise ConfigError(f"{name}: {_first_line(error)}") from error
         where = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(_named(node, where[1] if where else name, str(cause))) from cause
+        message = textwrap.shorten(str(cause), 400, placeholder=" ...")  # it may quote all the data
+        raise ConfigError(_named(node, where[1] if where else name, message)) from cause
 
 
 def _targets(value: Any, key: str) -> Iterator[tuple[str, Any]]:
