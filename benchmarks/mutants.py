@@ -54,9 +54,9 @@ MUTANTS = [
     Mutant("weights are not restored", STATE, "load_weights(trainer.model, state, path)", "", SAME),
     Mutant(
         "the stored learning rate wins",
-        LOOP,
-        'self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]',
-        "self.optimizer.base = None",
+        STATE,
+        "group.update(values)",
+        'group.update(values); trainer.base_lrs = [group["lr"]]',
         "learning_rate",
     ),
     Mutant(
@@ -241,6 +241,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="mutants with this in their name")
     word = parser.parse_args().only
     chosen = [mutant for mutant in MUTANTS if word in mutant.name]
+    if caught(Mutant("no change", STATE, "", "", " or ".join(m.tests for m in chosen))):
+        raise SystemExit("the tests fail without a mutant; mend them first")
     alive = [mutant.name for mutant in chosen if not caught(mutant)]
     print(f"{len(chosen)} mutants, {len(alive)} alive{': ' if alive else ''}{'; '.join(alive)}")
     sys.exit(bool(alive))
@@ -250,13 +252,15 @@ def caught(mutant: Mutant) -> bool:
     """Say whether a test fails on a copy of the repository with the edit in it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "repository"
-        ignored = shutil.ignore_patterns(".git", ".venv", "outputs", "data", ".*_cache")
-        shutil.copytree(ROOT, copy, ignore=ignored)
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, check=True)
+        for name in listed.stdout.decode().splitlines():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
         file = copy / mutant.file
         text = file.read_text()
         if text.count(mutant.old) < 1:
             raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file}")
-        file.write_text(text.replace(mutant.old, mutant.new))
+        file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
         tests = [f"tests/test_{name}.py" for name in ("resume", "hostile", "training")]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-qx", "-k", mutant.tests, *tests],
@@ -266,8 +270,11 @@ def caught(mutant: Mutant) -> bool:
             text=True,
             check=False,
         )
-    verdict = {0: "ALIVE", 1: "caught"}.get(done.returncode, f"no answer ({done.returncode})")
-    print(f"{verdict:8} {mutant.name}: {done.stdout.strip().splitlines()[-1][:90]}", flush=True)
+    verdict = {0: "passes", 1: "caught"}.get(done.returncode, f"no answer ({done.returncode})")
+    print(
+        f"{verdict:8} {mutant.name}: {done.stdout.strip().splitlines()[-1].strip('!= ')}",
+        flush=True,
+    )
     return done.returncode == 1
 
 

@@ -71,7 +71,7 @@ def text_splits(
     if len(blocks[0]) <= context_size:
         raise DataError(
             f"{name}: {len(blocks[0])} training tokens are too few for"
-            f" data.context_size={context_size}; give a longer text"
+            f" data.context_size={context_size}; give a longer text, or more data.max_lines"
         )
     if sum(map(len, blocks)) * context_size > MAX_WINDOWS:
         raise ConfigError(

@@ -107,7 +107,7 @@ def test_a_run_folder_cannot_trust_on_its_own_account(tmp_path, monkeypatch):
     config = tmp_path / "run" / "config.yaml"
     cfg = OmegaConf.load(config)
     cfg.trusted_targets = ["os", "posix"]
-    cfg.model = {"_target_": "os.mkdir", "path": "mark"}
+    cfg.model = {"_target_": "os.makedirs", "name": "mark"}
     OmegaConf.save(cfg, config)
 
     with pytest.raises(UserError, match="not allowed"):

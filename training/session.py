@@ -89,16 +89,13 @@ class Session:
             lambda: write_status(self.folder, self.task, status, step, message)
         )
 
-    def keep_if_best(self, nll: float, epoch: int) -> bool:
-        """Keep the weights on disk if their nll is the lowest; say whether it was."""
+    def keep(self, nll: float, epoch: int) -> None:
+        """Keep the weights on disk: their nll is the lowest."""
         trainer = self.trainer
-        if not nll < self.best:
-            return False
         check_weights(trainer)
         state = best_state(trainer.model, self.splits, trainer.step, epoch, nll)
         if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST)):
             self.best, self.best_step = nll, trainer.step
-        return True
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go back to where a checkpoint was written, the log files apart."""
@@ -217,12 +214,15 @@ def evaluate_epoch(session: Session, epoch: int, loss: float) -> None:
     evaluation = session.evaluate(name)
     nll, metrics = evaluation.metrics["nll"], evaluation.metrics
     line += f"  {name} nll {nll:.4f}  accuracy {metrics['accuracy']:.2%}"
-    line += "  (best)" if session.keep_if_best(nll, epoch) else ""
+    is_best = nll < session.best
+    line += "  (best)" if is_best else ""
     session.console.print(f"{line}  ECE {metrics['ece']:.4f}")
     if trainer.settings.draws(epoch):
         session.draw(name, before=evaluation)
         if epoch < trainer.settings.epochs:  # `finish` reports on the best weights
             session.report(final=False)
+    if is_best:  # last, so that best.pt and the checkpoint that names its step are written together
+        session.keep(nll, epoch)
 
 
 def finish(session: Session, columns: list[str]) -> None:
