@@ -21,7 +21,7 @@ def read_sonnets(numbers: list[int] | None = None) -> str:
     if numbers is None:
         return text
     sonnets = text.strip("\n").split("\n\n")
-    if any(isinstance(n, bool) or n not in range(1, 155) for n in numbers):
+    if not numbers or any(isinstance(n, bool) or n not in range(1, 155) for n in numbers):
         raise ValueError(f"numbers must be sonnets from 1 to 154, got {list(numbers)}")
     return "\n\n".join(sonnets[n - 1] for n in numbers) + "\n"
 
