@@ -1,7 +1,7 @@
 """One run, from settings to figures: build, train, keep the best, test, report."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,44 +10,61 @@ from rich.console import Console
 
 from losses import ClassificationLoss
 from training.checkpoint import use_newest
+from training.comparison import COLUMNS
 from training.config import find_target, instantiate
+from training.cost import Cost
 from training.data import Splits, stream_seed
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import logits_of
+from training.hparams import log_end, log_start
+from training.identity import identity
 from training.log import RunLog
 from training.loop import Trainer, TrainerSettings
-from training.report import COLUMNS, Reporter
+from training.report import Reporter
 from training.resume import check_changes, command, read_status
 from training.run_folder import claim, locked, set_aside, with_facts, write_settings
 from training.session import Session, finish, fit
 from training.signals import Interrupted, handling
 
 
-def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+def run(
+    cfg: DictConfig,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> float:
     """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
 
     With `cfg.resume` the run in `folder` goes on: to the same end, bit for bit, as if it had never
-    stopped. `overrides` are what the settings were composed of, kept so that it can.
+    stopped. `overrides` are what the settings were composed of, kept so that it can; `choices` the
+    option of each group. A `quiet` run prints warnings only.
     """
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    cost = Cost()
+    width = None if sys.stdout.isatty() else 120
+    console = Console(width=width, highlight=False, quiet=quiet)
     resumed, cfg.resume = cfg.resume is not None, None
     if resumed:
         check_changes(folder, cfg, console)
     session = build(cfg, folder, console)
-    print(f"data: {session.splits.protocol}", flush=True)
+    session.cost = cost
+    session.identity = identity(cfg, choices or {}, session.splits.protocol, session.data)
+    console.print(f"data: {session.splits.protocol}", markup=False, soft_wrap=True)
     with locked(folder), handling(session.trainer.signals.append):
         if not resumed:
             claim(folder)
         damaged = use_newest(folder, session.restore) if resumed else []
         complete = resumed and read_status(folder).get("status") == "complete"
         if complete and session.finished >= session.trainer.settings.epochs:
-            print(f"already complete at step {session.trainer.step}: {folder}")
+            console.print(
+                f"already complete at step {session.trainer.step}: {folder}", soft_wrap=True
+            )
             return session.best
         if resumed:
             set_aside(folder, damaged)
             session.check_best()
-            print(f"resuming at step {session.trainer.step}", flush=True)
-        write_settings(folder, cfg, overrides)
+            console.print(f"resuming at step {session.trainer.step}")
+        write_settings(folder, cfg, overrides, session.identity)
         return train(session, list(cfg.table))
 
 
@@ -60,19 +77,23 @@ def train(session: Session, columns: list[str]) -> float:
             log.text("config", session.config, trainer.step)
         if not trainer.step:
             log.text("data", session.splits.protocol)
+            log_start(log, session.identity)
         nll = fit(session)
         finish(session, columns)
+        log_end(log, success=True)
         log.flush()
         if log.failures:
             raise CheckpointError(
                 f"{folder}: the run has ended, but {log.failures} files could not be written, see"
                 f" the warnings above; with room on the disk: {command(folder)}"
             )
-        session.write_status("complete")
+        session.write_status("complete", exit_code=0)
         return nll
     except BaseException as error:
         status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
-        session.write_status(status, str(error))
+        if status != "interrupted":
+            log_end(log, success=False)
+        session.write_status(status, str(error), getattr(error, "exit_code", 1))
         if status == "interrupted":
             print(f"interrupted at step {trainer.step}; go on with:\n{command(folder)}", flush=True)
         raise
