@@ -123,7 +123,8 @@ HEAD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Loss
 <style>
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em; color: #202020 }
 table { border-collapse: collapse; display: block; overflow-x: auto }
-th, td { padding: .25em .7em; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }
+th, td { padding: .25em .7em; text-align: right; white-space: nowrap }
+tr { border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 p { color: #505050; margin: .5em 0 }
 svg { max-width: 100%; height: auto }

@@ -14,8 +14,15 @@ from training.config import leaves
 
 IDENTITY = "run.json"
 # what changes no figure, what is said apart, and what the loss choice makes different anyway
-LEFT_OUT = ("seed", "resume", "device", "threads", "trusted_targets", "table", "facts.", "report.")
-LEFT_OUT += ("best_lr.", "trainer.figures", "trainer.log_every", "trainer.save_every")
+LEFT_OUT: tuple[str, ...] = ("seed", "resume", "device", "threads", "trusted_targets", "table")
+LEFT_OUT += (
+    "facts.",
+    "report.",
+    "best_lr.",
+    "trainer.figures",
+    "trainer.log_every",
+    "trainer.save_every",
+)
 
 
 def identity(cfg: DictConfig, choices: Mapping[str, str], protocol: str, data: str) -> str:
