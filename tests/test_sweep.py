@@ -139,7 +139,7 @@ def test_a_sweep_without_m_says_that_it_is_one(command_line):
 @pytest.mark.slow
 def test_jobs_run_side_by_side_with_joblib(command_line):
     words = ("-m", "debug=smoke", "loss=mse,cross_entropy,distillation", "data.max_lines=300")
-    code, out, _ = command_line(*words, "launcher=parallel")
+    code, _, _ = command_line(*words, "launcher=parallel")
 
     assert code == 2  # distillation has no teacher
     (folder,) = Path("outputs").iterdir()
