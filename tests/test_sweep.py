@@ -106,6 +106,8 @@ def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept
     assert plain == folder("seed=1,2,3") == folder("loss=glob(*)", "threads=2", "device=cpu")
     assert plain.name.startswith("ngram-sweep-")
     assert folder("experiment=tune_lr").name.startswith("ngram-tune_lr-")
+    both = folder("experiment=[tiny_shakespeare_fast,tune_lr]")
+    assert both.name.startswith("ngram-tiny_shakespeare_fast-tune_lr-")
     others = [
         folder("trainer.epochs=3"),
         folder("loss.gamma=3", "loss=focal"),
