@@ -67,7 +67,6 @@ def test_a_row_is_the_mean_and_standard_deviation_over_seeds(outputs):
         "accuracy",
         "ece",
         "ece_temperature",
-        "temperature",
         "seconds",
     ]
     assert comparison.rows[0].mean("val_nll") == pytest.approx(comparison.rows[0].mean("nll") + 0.5)
@@ -138,7 +137,7 @@ def test_rows_are_named_by_what_makes_them_differ(tmp_path):
     write_run(tmp_path / "d", "mse", settings={"trainer.epochs": 4})
 
     assert {row.label for row in only([tmp_path]).rows} == {
-        *("cross_entropy", "focal, gamma=2.0", "focal, gamma=3.0", "mse, trainer.epochs=4")
+        *("cross_entropy", "focal, gamma=2.0", "focal, gamma=3.0", "mse, epochs=4")
     }
 
 
@@ -148,7 +147,7 @@ def test_of_several_learning_rates_the_lowest_validation_nll_is_named(tmp_path):
 
     said = notes(only([tmp_path]))
 
-    assert "lowest val nll: cross_entropy, optimizer.lr=0.01" in said
+    assert "lowest val nll: cross_entropy, lr=0.01" in said
 
 
 def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp_path):

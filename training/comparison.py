@@ -27,8 +27,8 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "error": ("error", "{:.2%}", False),
     "brier": ("Brier", "{:.4f}", False),
     "ece": ("ECE", "{:.4f}", False),
-    "ece_softmax": ("ECE softmax", "{:.4f}", False),
-    "ece_own": ("ECE own link", "{:.4f}", False),
+    "ece_softmax": ("ECE softmax", "{:.4f}", None),
+    "ece_own": ("ECE own link", "{:.4f}", None),
     "ece_temperature": ("ECE at T", "{:.4f}", False),
     "nll_temperature": ("nll at T", "{:.4f}", False),
     "temperature": ("T", "{:.3f}", None),
@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "seconds": ("seconds", "{:.1f}", None),
     "memory_mib": ("MiB", "{:.0f}", None),
 }
-AFTER = ("ece_temperature", "nll_temperature", "temperature", "seconds")
+AFTER = ("ece_temperature", "nll_temperature", "seconds")
 KEYS = ("task", "loss", "seed", "group", "data", "code", "protocol", "table", "settings")
 BASELINE = "cross_entropy"
 SIGNIFICANCE = 0.05
@@ -249,7 +249,7 @@ def labels(identities: list[dict[str, Any]]) -> list[str]:
             }
             unusual = not own and everyone[json.dumps(value)] * 2 <= len(identities)
             if len(twins) > 1 or unusual:
-                parts.append(f"{key.removeprefix('loss.') if own else key}={_plain(value)}")
+                parts.append(f"{key.rsplit('.', 1)[-1]}={_plain(value)}")
         named.append(", ".join(parts))
     return named
 

@@ -32,6 +32,8 @@ def cell(comparison: Comparison, row: Row, name: str, bold: str) -> str:
         return ""
     form = COLUMNS[name][1]
     text = form.format(mean) + (f" ± {form.format(spread)}" if spread is not None else "")
+    if name == "ece_temperature":
+        text += f" (T {row.mean('temperature'):.2f})"
     text += "*" if comparison.differs(row, name) else ""
     return bold.format(text) if not row.mark and mean == comparison.best(name) else text
 
@@ -158,12 +160,15 @@ def curves(comparison: Comparison) -> str:
     if not shown:
         return ""
     with rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "losses"}):
-        figure = Figure(figsize=(3.2 * len(shown) + 1.8, 3.1), layout="constrained")
+        width = 3.2 * len(shown) + 2.2
+        figure = Figure(figsize=(width, 3.1))
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        # fixed margins: a layout that measures every text would take longer than all the drawing
+        figure.subplots_adjust(0.5 / width, 0.15, 1 - 2.2 / width, 0.9, 0.2)
         for axes, tag in zip(panels, shown, strict=True):
             draw_curves(axes, comparison.rows, tag)
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside right center", frameon=False)
+        figure.legend(handles, names, loc="center right", frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue().split("?>", 1)[1].split(">", 1)[1]  # without XML's own heading
