@@ -39,6 +39,11 @@ LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
         (["optimizer.lr=nan"], r"optimizer\.lr=nan: must be a finite number"),
         (["data.split=1"], r"data\.split=1: must be a list, as in \[a,b\]"),
         (["optimizer.lr=${nothing}"], r"optimizer\.lr: Interpolation key 'nothing' not found"),
+        (["device=${data}"], r"device=\$\{data\}: must be one value, .*"),
+        (["device={}"], r"device=\{\}: must be one value"),
+        (["data.numbers=[${data}]"], r"data\.numbers: Interpolation to parent node detected"),
+        (["task=vision"], r"task=vision: a script has one task, ngram"),
+        (["task=" + "a" * 300], r"task=a{300}: a script has one task, ngram"),
         (["loss=3"], r"loss=3: Config group override must be a string or a list.*"),
     ],
 )

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from training.config import check_settings, explain, leaves
-from training.errors import ConfigError, UserError
+from training.errors import ConfigError, DataError, UserError
 from training.resume import continued
 from training.signals import handling, stop_now
 
@@ -133,8 +133,10 @@ def _job(cfg: DictConfig) -> float:
         return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
     except UserError as error:
         given = _as_written(hydra_cfg.overrides.task)
-        if isinstance(error, ConfigError) and not any(_key(o) in str(error) for o in given):
-            error = ConfigError(f"{error} ({' '.join(given)})")  # so that the key is named
+        if isinstance(error, ConfigError | DataError) and not any(
+            _key(o) in str(error) for o in given
+        ):
+            error = type(error)(f"{error} ({' '.join(given)})")  # so that the key is named
         _failures.append(error)
         if hydra_cfg.mode == RunMode.MULTIRUN:
             print(f"{folder.name} failed: {error}", file=sys.stderr)
