@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from training.config import check_settings, explain, leaves
 from training.errors import ConfigError, DataError, UserError
 from training.resume import continued
-from training.signals import handling, stop_now
+from training.signals import Interrupted, handling, interruption, stop_now
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -44,16 +44,17 @@ def main(task: str) -> None:
         with handling(stop_now):
             sys.argv[1:] = continued(sys.argv[1:], task)
             application()
-    except KeyboardInterrupt as stop:
-        print("interrupted", file=sys.stderr)
-        sys.exit(getattr(stop, "exit_code", 130))
-    except UserError as error:
+    except (Interrupted, Exception) as error:
+        if stop := interruption(error):
+            if str(stop):  # else the run has said where it stands
+                print(stop, file=sys.stderr)
+            sys.exit(stop.exit_code)
+        if not isinstance(error, UserError):
+            if _started:  # a job's own: a bug, and shown as one
+                raise
+            overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+            error = explain(error, _known_names(task), overrides)
         _failures.append(error)
-    except Exception as error:
-        if _started:  # a job's own: a bug, and shown as one
-            raise
-        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-        _failures.append(explain(error, _known_names(task), overrides))
     for failure in _failures[-1:]:
         print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
