@@ -118,7 +118,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def explain(error: Exception, known: Iterable[str], overrides: Iterable[str]) -> ConfigError:
+def explain(error: BaseException, known: Iterable[str], overrides: Iterable[str]) -> ConfigError:
     """Say in one line what Hydra said in several, with the nearest valid name."""
     text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -209,5 +209,5 @@ def find_target(key: str, target: str, trusted: Iterable[str] = ()) -> Any:
     return found
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error.__cause__ or error).split("\n")[0]

@@ -22,9 +22,11 @@ def stop_now(number: int) -> None:
 
 def interruption(error: BaseException | None) -> Interrupted | None:
     """Return the signal behind an error: it may have broken what a library was just doing."""
-    while error and not isinstance(error, Interrupted):
+    while error:
+        if isinstance(error, Interrupted):
+            return error
         error = error.__context__
-    return error
+    return None
 
 
 @contextmanager
