@@ -68,6 +68,7 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, mes
     [
         (["loss.label_smoothing=2"], r"loss\.label_smoothing must be in \[0, 1\), got 2"),
         (["optimizer.lr=-1"], r"optimizer\.lr must be a number above 0, got -1"),
+        (["optimizer.lr=1e38"], r"optimizer\.lr must be a number that fits .*, got 1e\+38"),
         (["optimizer=sgd", "optimizer.momentum=5"], r"optimizer\.momentum must be .*, got 5"),
         (["scheduler.final=3"], r"scheduler\.final must be a number in \[0, 1\], got 3"),
         (["model.dropout=1.5"], r"model\.dropout must be in \[0, 1\), got 1\.5"),

@@ -312,6 +312,16 @@ def test_a_newer_format_and_weights_that_are_nan_are_refused(never_stopped, tmp_
         checkpoint.load_weights(model, state, tmp_path / "x.pt")
 
 
+def test_event_files_that_no_checkpoint_knows_are_removed(tmp_path, monkeypatch):
+    folder = stopped_at(tmp_path, monkeypatch)
+    (own,) = folder.glob("events.out.tfevents.*")
+    (folder / "events.out.tfevents.1.elsewhere.2").write_bytes(own.read_bytes())
+
+    start(folder, resume=True)
+
+    assert list(folder.glob("events.out.tfevents.*")) == [own]
+
+
 def test_a_lost_best_checkpoint_is_told(tmp_path, monkeypatch, capsys):
     folder = stopped_at(tmp_path, monkeypatch, 15)
     (folder / "checkpoints/best.pt").unlink()
