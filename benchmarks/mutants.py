@@ -85,7 +85,7 @@ MUTANTS = [
         LOG,
         "                file.unlink()",
         "                pass",
-        SAME,
+        "no_checkpoint_knows",
     ),
     Mutant(
         "the order ignores the epoch", "training/data.py", '"order", epoch', '"order", 1', "order"

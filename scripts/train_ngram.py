@@ -3,7 +3,10 @@
 python scripts/train_ngram.py loss=mse optimizer.lr=3e-3
 """
 
-from training.app import main
+import signal
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
+    from training.app import main
+
     main("ngram")

@@ -3,7 +3,10 @@
 python scripts/train_vision.py loss=mse data=fashion_mnist data.root=../shared/data
 """
 
-from training.app import main
+import signal
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
+    from training.app import main
+
     main("vision")

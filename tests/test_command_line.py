@@ -39,6 +39,11 @@ LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
         (["optimizer.lr=nan"], r"optimizer\.lr=nan: must be a finite number"),
         (["data.split=1"], r"data\.split=1: must be a list, as in \[a,b\]"),
         (["optimizer.lr=${nothing}"], r"optimizer\.lr: Interpolation key 'nothing' not found"),
+        (["device=${data}"], r"device=\$\{data\}: must be one value, .*"),
+        (["device={}"], r"device=\{\}: must be one value"),
+        (["data.numbers=[${data}]"], r"data\.numbers: Interpolation to parent node detected"),
+        (["task=vision"], r"task=vision: a script has one task, ngram"),
+        (["task=" + "a" * 300], r"task=a{300}: a script has one task, ngram"),
         (["loss=3"], r"loss=3: Config group override must be a string or a list.*"),
     ],
 )
@@ -63,6 +68,7 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, mes
     [
         (["loss.label_smoothing=2"], r"loss\.label_smoothing must be in \[0, 1\), got 2"),
         (["optimizer.lr=-1"], r"optimizer\.lr must be a number above 0, got -1"),
+        (["optimizer.lr=1e38"], r"optimizer\.lr must be a number that fits .*, got 1e\+38"),
         (["optimizer=sgd", "optimizer.momentum=5"], r"optimizer\.momentum must be .*, got 5"),
         (["scheduler.final=3"], r"scheduler\.final must be a number in \[0, 1\], got 3"),
         (["model.dropout=1.5"], r"model\.dropout must be in \[0, 1\), got 1\.5"),

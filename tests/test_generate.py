@@ -65,6 +65,7 @@ def test_lines_end_at_line_ends_and_empty_ones_are_left_out():
 
     assert sample_lines(tokens, WORDS, 2, "word") == ["a b", "b"]
     assert sample_lines(iter([1] * 18), WORDS[:3], 2, "word") == ["a a a a a a a a a"] * 2
+    assert sample_lines(repeat(3), WORDS, 2, "word") == []  # no word ever comes
 
 
 def test_a_model_that_gives_line_ends_without_end_gives_no_lines():

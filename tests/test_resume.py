@@ -206,6 +206,24 @@ def test_a_signal_is_obeyed_at_the_end_of_the_step(
     assert events(tmp_path / "run") == events(never_stopped)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_signal_before_training_says_that_nothing_was_lost(wrapped, command_line, monkeypatch):
+    def stopped(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Interrupted:
+            if wrapped:  # as what it breaks inside of a library may do
+                raise TypeError from None
+            raise
+
+    monkeypatch.setattr("training.app.check_settings", stopped)
+
+    code, out, err = command_line()
+
+    assert (code, out) == (143, "")
+    assert err.endswith("no training under way: nothing was cut off, nothing is lost\n")
+
+
 def stopped_at(tmp_path, monkeypatch, step=10):
     stop_after(monkeypatch, step)
     with pytest.raises(Killed):
@@ -292,6 +310,16 @@ def test_a_newer_format_and_weights_that_are_nan_are_refused(never_stopped, tmp_
     state["model"]["head.bias"][3] = torch.nan
     with pytest.raises(CheckpointError, match=r"head\.bias is not finite"):
         checkpoint.load_weights(model, state, tmp_path / "x.pt")
+
+
+def test_event_files_that_no_checkpoint_knows_are_removed(tmp_path, monkeypatch):
+    folder = stopped_at(tmp_path, monkeypatch)
+    (own,) = folder.glob("events.out.tfevents.*")
+    (folder / "events.out.tfevents.1.elsewhere.2").write_bytes(own.read_bytes())
+
+    start(folder, resume=True)
+
+    assert list(folder.glob("events.out.tfevents.*")) == [own]
 
 
 def test_a_lost_best_checkpoint_is_told(tmp_path, monkeypatch, capsys):
@@ -382,7 +410,7 @@ def test_the_command_line_goes_on_with_a_run_by_name_and_the_newest_by_auto(
     monkeypatch.setattr(session, "finish", None)
     stop_after(monkeypatch, 10, Interrupted(signal.SIGTERM))
     code, out, err = command_line(*small, "hydra.run.dir=outputs/a b")
-    assert code == 143 and "interrupted" in err
+    assert code == 143 and (out.count("interrupted at step"), err) == (1, "")
     assert "resume='outputs/a b'" in out or "'resume=outputs/a b'" in out
 
     code, out, err = command_line("resume=auto", "-m")

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from training import sweep
 from training.config import CONFIGS, check_settings, explain, leaves
-from training.errors import ConfigError, UserError
+from training.errors import ConfigError, DataError, UserError
 from training.identity import digest
 from training.resume import continued
-from training.signals import handling, stop_now
+from training.signals import Interrupted, handling, interruption, stop_now
 
 
 def main(task: str) -> None:
@@ -46,16 +46,17 @@ def main(task: str) -> None:
                 sweep.main(application, task)
             else:
                 application()
-    except KeyboardInterrupt as stop:
-        print("interrupted", file=sys.stderr)
-        sys.exit(getattr(stop, "exit_code", 130))
-    except UserError as error:
+    except (Interrupted, Exception) as error:
+        if stop := interruption(error):
+            if str(stop):  # else the run has said where it stands
+                print(stop, file=sys.stderr)
+            sys.exit(stop.exit_code)
+        if not isinstance(error, UserError):
+            if _started:  # a job's own: a bug, and shown as one
+                raise
+            overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
+            error = explain(error, _known_names(task), overrides)
         _failures.append(error)
-    except Exception as error:
-        if _started:  # a job's own: a bug, and shown as one
-            raise
-        overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
-        _failures.append(explain(error, _known_names(task), overrides))
     for failure in _failures[-1:]:
         print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
@@ -155,10 +156,10 @@ def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
 
         overrides = [o for o in given if not o.startswith("resume=")]
         return run(cfg, folder, overrides, hydra_cfg.runtime.choices, quiet)
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         if any(_key(o) in str(error) for o in given):
             raise
-        raise ConfigError(f"{error} ({' '.join(given)})") from error
+        raise type(error)(f"{error} ({' '.join(given)})") from error  # so that the key is named
 
 
 def _defaults() -> DictConfig:

@@ -47,12 +47,16 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if not durable:
             return
         folder = os.open(path.parent, os.O_RDONLY)
@@ -62,9 +66,6 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
             os.close(folder)
     except OSError as error:
         raise unwritable(path, error, len(content)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: OSError, size: int) -> CheckpointError:

@@ -33,8 +33,11 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
     `defaults` is the same choice of options without any value changed. A default of null accepts
     whatever the constructor behind it does.
     """
-    expected = dict(leaves(defaults))
-    for key, value in leaves(cfg):
+    expected, given = dict(leaves(defaults)), dict(leaves(cfg))
+    for key in expected:
+        if key not in given:
+            raise ConfigError(f"{key}={{}}: must be one value")
+    for key, value in given.items():
         if key not in expected:
             raise ConfigError(f"{key}={value}: no such setting{did_you_mean(key, expected)}")
         default = expected[key]
@@ -52,15 +55,21 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
         OmegaConf.resolve(resolved)
     except OmegaConfBaseException as error:
         named = re.findall(r"'([^']+)'", str(error))[:1]
-        keys = [k for k, v in leaves(cfg) if "${" in str(v) and all(n in str(v) for n in named)]
+        changed = {k: str(v) for k, v in given.items() if str(v) != str(expected[k])}
+        keys = [k for k, v in changed.items() if "${" in v and all(n in v for n in named)]
         raise ConfigError(f"{', '.join(keys[:1])}: {_first_line(error)}") from None
-    for key, value in leaves(resolved):
-        if kind := _wanted(value, expected.get(key)):
+    for key, written in given.items():
+        value = OmegaConf.select(resolved, key)
+        if isinstance(value, DictConfig) and written != expected[key]:
+            raise ConfigError(f"{key}={written}: must be one value, that is a group of settings")
+        if kind := _wanted(value, expected[key]):
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
 
 
 def _wanted(value: Any, default: Any) -> str | None:
     """Return what the value should have been, or None where it is that."""
+    if "${" in str(value):  # looked at again once it is resolved
+        return None
     if isinstance(value, ListConfig | list):
         first = default[0] if isinstance(default, ListConfig) and len(default) else None
         items = (_wanted(item, first) for item in value)
@@ -68,7 +77,7 @@ def _wanted(value: Any, default: Any) -> str | None:
             return f"a list of which each is {kind}"
     elif isinstance(value, float) and not abs(value) <= LARGEST:
         return "a finite number"
-    if default in (None, REQUIRED) or "${" in str(value) or "${" in str(default):
+    if default in (None, REQUIRED) or "${" in str(default):
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
@@ -111,7 +120,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def explain(error: Exception, known: Iterable[str], overrides: Iterable[str]) -> ConfigError:
+def explain(error: BaseException, known: Iterable[str], overrides: Iterable[str]) -> ConfigError:
     """Say in one line what Hydra said in several, with the nearest valid name."""
     text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
     if match := re.search(r"Could not override '([^']+)'", text):
@@ -202,5 +211,5 @@ def find_target(key: str, target: str, trusted: Iterable[str] = ()) -> Any:
     return found
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error.__cause__ or error).split("\n")[0]

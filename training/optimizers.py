@@ -45,6 +45,8 @@ def adamw(
     _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
+    longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
+    _check("lr", lr, longest < 3e38, "that fits into float32 when divided by 1 - betas[0]")
     parameters = list(parameters)
     return torch.optim.AdamW(
         parameters,

@@ -9,14 +9,24 @@ from contextlib import contextmanager
 class Interrupted(KeyboardInterrupt):
     """A signal that was obeyed; no `Exception`, so that it ends a sweep, too."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
         self.exit_code = 128 + number
 
 
 def stop_now(number: int) -> None:
     """Obey a signal where it arrives."""
-    raise Interrupted(number)
+    message = "interrupted with no training under way: nothing was cut off, nothing is lost"
+    raise Interrupted(number, message)
+
+
+def interruption(error: BaseException | None) -> Interrupted | None:
+    """Return the signal behind an error: it may have broken what a library was just doing."""
+    while error:
+        if isinstance(error, Interrupted):
+            return error
+        error = error.__context__
+    return None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from training.config import CONFIGS, leaves
 from training.errors import DataError, UserError
 from training.identity import IDENTITY, digest
 from training.resume import CONFIG, STATUS, from_here, read_status
+from training.signals import interruption
 
 # what a sweep varies, and what changes no figure
 OUTSIDE = ("hydra.", "seed", "loss.", "facts.", "device", "threads", "resume", "trusted_targets")
@@ -79,6 +80,8 @@ def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
     except UserError as error:
         _failed(folder, cfg.task, str(error), error.exit_code)
     except Exception as error:
+        if interruption(error):
+            raise
         traceback.print_exc()
         _failed(folder, cfg.task, repr(error), 1)
     return float("inf")
