@@ -106,6 +106,8 @@ def events(folder: Path) -> Counter[tuple[str, int, bytes]]:
         for raw in RawEventFileLoader(str(file)).Load():
             event = Event.FromString(raw)
             for value in event.summary.value:
+                if value.tag.startswith("_hparams_/"):
+                    value.ClearField("metadata")  # which says when the run began and ended
                 if not value.tag.startswith("time/"):
                     found[value.tag, event.step, value.SerializeToString()] += 1
     return found

@@ -22,6 +22,7 @@ def write_run(folder, loss="cross_entropy", seed=1, nll=4.0, status="complete", 
     settings = {"loss.gamma": 2.0, "optimizer.lr": 0.004, "trainer.epochs": 8}
     settings |= changed.pop("settings", {})
     content = {"task": "ngram", "loss": loss, "seed": seed, "data": "d", "code": "c"}
+    content |= {"baseline": "cross_entropy"}
     content |= {"group": f"{loss}-{settings}", "protocol": "a text", "settings": settings}
     content |= {"table": ["nll", "accuracy", "ece"]} | changed
     folder.mkdir(parents=True)

@@ -38,7 +38,7 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
 }
 AFTER = ("ece_temperature", "nll_temperature", "seconds")
 KEYS = ("task", "loss", "seed", "group", "data", "code", "protocol", "table", "settings")
-BASELINE = "cross_entropy"
+KEYS += ("baseline",)
 SIGNIFICANCE = 0.05
 
 
@@ -104,8 +104,9 @@ class Comparison:
 
     @cached_property
     def baseline(self) -> Row | None:
-        """The row of cross-entropy; of several the one with the lowest validation nll."""
-        rows = [row for row in self.compared if row.runs[0].identity["loss"] == BASELINE]
+        """The row of the baseline loss; of several the one with the lowest validation nll."""
+        one = self.rows[0].runs[0].identity["baseline"]
+        rows = [row for row in self.compared if row.runs[0].identity["loss"] == one]
         return min(rows, key=lambda row: row.mean("val_nll"), default=None)
 
     def best(self, name: str) -> float | None:
@@ -117,7 +118,7 @@ class Comparison:
         return max(means) if larger else min(means)
 
     def differs(self, row: Row, name: str) -> bool:
-        """Say whether the row's difference to cross-entropy is beyond what the seeds explain."""
+        """Say whether the row's difference to the baseline is beyond what the seeds explain."""
         if row.mark or self.baseline in (None, row) or COLUMNS[name][2] is None:
             return False
         return p_value(self.baseline.values(name), row.values(name)) < SIGNIFICANCE

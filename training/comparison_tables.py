@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from training.comparison import BASELINE, COLUMNS, Comparison, Row, Run
+from training.comparison import COLUMNS, SIGNIFICANCE, Comparison, Row, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEGEND = (
-    "mean ± standard deviation over seeds; bold: the best; *: differs from cross_entropy by more"
-    " than its seeds explain (paired t-test, p < 0.05)"
-)
 CURVES = ("val/nll", "val/accuracy", "val/ece", "train/loss")
 
 
@@ -54,11 +50,11 @@ def cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]
 
 def notes(comparison: Comparison) -> list[str]:
     """Return what has to be said below the table."""
-    said = [LEGEND]
-    if comparison.baseline is None:
-        said = [
-            "mean ± standard deviation over seeds; bold: the best; without cross_entropy no test"
-        ]
+    legend = "mean ± standard deviation over seeds; bold: the best"
+    if comparison.baseline:
+        legend += f"; *: differs from {comparison.baseline.label} by more than its seeds explain"
+        legend += f" (paired t-test, p < {SIGNIFICANCE})"
+    said = [legend]
     chosen: dict[str, str] = {}
     for row in sorted(comparison.compared, key=lambda row: row.mean("val_nll")):
         chosen.setdefault(row.runs[0].identity["loss"], row.label)
@@ -166,7 +162,7 @@ def curves(comparison: Comparison) -> str:
         # fixed margins: a layout that measures every text would take longer than all the drawing
         figure.subplots_adjust(0.5 / width, 0.15, 1 - 2.2 / width, 0.9, 0.2)
         for axes, tag in zip(panels, shown, strict=True):
-            draw_curves(axes, comparison.rows, tag)
+            draw_curves(axes, comparison, tag)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="center right", frameon=False)
         buffer = io.StringIO()
@@ -174,11 +170,11 @@ def curves(comparison: Comparison) -> str:
     return buffer.getvalue().split("?>", 1)[1].split(">", 1)[1]  # without XML's own heading
 
 
-def draw_curves(axes: "Axes", rows: Iterable[Row], tag: str) -> None:
+def draw_curves(axes: "Axes", comparison: Comparison, tag: str) -> None:
     """Draw one figure of all rows over the steps, the mean over seeds."""
     from matplotlib import colormaps
 
-    for i, row in enumerate(rows):
+    for i, row in enumerate(comparison.rows):
         by_step: dict[int, list[float]] = {}
         for run in row.runs:
             for step, value in run.curves.get(tag, ()):
@@ -190,7 +186,7 @@ def draw_curves(axes: "Axes", rows: Iterable[Row], tag: str) -> None:
             "color": colormaps["tab20"](i % 20),
             "linestyle": "-" if i < 20 else "--",
         }
-        if row.label == BASELINE:
+        if row is comparison.baseline:
             style = {"color": "black", "linewidth": 2.0}
         axes.plot([s for s, _ in points], [v for _, v in points], label=row.label, **style)
     axes.set(title=f"{tag} (each its own)" if tag == "train/loss" else tag, xlabel="step")

@@ -14,7 +14,15 @@ from training.config import leaves
 
 IDENTITY = "run.json"
 # what changes no figure, what is said apart, and what the loss choice makes different anyway
-LEFT_OUT: tuple[str, ...] = ("seed", "resume", "device", "threads", "trusted_targets", "table")
+LEFT_OUT: tuple[str, ...] = (
+    "seed",
+    "baseline",
+    "resume",
+    "device",
+    "threads",
+    "trusted_targets",
+    "table",
+)
 LEFT_OUT += (
     "facts.",
     "report.",
@@ -40,6 +48,7 @@ def identity(cfg: DictConfig, choices: Mapping[str, str], protocol: str, data: s
     content = {
         "task": cfg.task,
         "loss": loss,
+        "baseline": cfg.baseline,
         "seed": cfg.seed,
         "group": f"{loss}-{digest(settings)}",  # runs that differ in nothing but the seed
         "data": data,

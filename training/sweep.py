@@ -23,7 +23,17 @@ from training.resume import CONFIG, STATUS, from_here, read_status
 from training.signals import interruption
 
 # what a sweep varies, and what changes no figure
-OUTSIDE = ("hydra.", "seed", "loss.", "facts.", "device", "threads", "resume", "trusted_targets")
+OUTSIDE = (
+    "hydra.",
+    "seed",
+    "loss.",
+    "baseline",
+    "facts.",
+    "device",
+    "threads",
+    "resume",
+    "trusted_targets",
+)
 FOLDER = "hydra.sweep.dir"
 
 
