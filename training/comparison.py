@@ -37,7 +37,17 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "memory_mib": ("MiB", "{:.0f}", None),
 }
 AFTER = ("ece_temperature", "nll_temperature", "seconds")
-KEYS = ("task", "loss", "seed", "group", "data", "code", "protocol", "table", "settings")
+KEYS: tuple[str, ...] = (
+    "task",
+    "loss",
+    "seed",
+    "group",
+    "data",
+    "code",
+    "protocol",
+    "table",
+    "settings",
+)
 KEYS += ("baseline",)
 SIGNIFICANCE = 0.05
 
