@@ -27,7 +27,14 @@ from training.recalibration import recalibrate
 from training.run_folder import load_run, read_metrics, with_facts
 from vision.augment import Augment, uniforms
 from vision.data import image_splits, stratified
-from vision.images import Images, ImageSet, read_digits, read_folder, read_image
+from vision.images import (
+    Images,
+    ImageSet,
+    read_digits,
+    read_folder,
+    read_image,
+    read_torchvision,
+)
 from vision.models import linear, mlp, resnet18, small_cnn
 
 LOSSES = sorted(f.stem for f in (ROOT / "configs" / "loss").glob("*.yaml"))
@@ -152,6 +159,18 @@ def fashion(tmp_path):
         return tmp_path / "data", arrays
 
     return write
+
+
+def test_a_label_out_of_range_is_refused_with_its_file_and_row(fashion):
+    root, arrays = fashion("")
+    labels = arrays["train"][1].copy()
+    labels[5] = 77
+    write_idx(root / "FashionMNIST" / "raw" / "train-labels-idx1-ubyte", labels)
+
+    with pytest.raises(
+        DataError, match=r"FashionMNIST, training images, row 5 .* label 77 is none"
+    ):
+        read_torchvision("FashionMNIST", root, False)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])

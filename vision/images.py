@@ -63,7 +63,10 @@ def read_torchvision(dataset: str, root: Path, download: bool) -> ImageSet:
         else:
             with redirect_stdout(None):  # it tells of every address that it tries
                 train, test = (kind(root, train=part, download=download) for part in (True, False))
-        return ImageSet(_published(train), tuple(train.classes), _published(test))
+        names = tuple(train.classes)
+        return ImageSet(_published(train, names), names, _published(test, names))
+    except DataError as error:
+        raise DataError(f"data.root={root}: {dataset}, {error}") from None
     except Exception as error:  # files that are missing, damaged or out of reach raise many types
         what = f"{dataset} could not be read" if not download else f"{dataset} could not be had"
         mend = "" if download else "; data.download=true fetches it"
@@ -71,10 +74,18 @@ def read_torchvision(dataset: str, root: Path, download: bool) -> ImageSet:
         raise DataError(f"data.root={root}: {what} ({reason}){mend}") from error
 
 
-def _published(part: Any) -> Images:
+def _published(part: Any, class_names: Sequence[str]) -> Images:
+    targets = torch.as_tensor(part.targets).long()
+    bad = ((targets < 0) | (targets >= len(class_names))).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise DataError(
+            f"{'training' if part.train else 'test'} images, row {row} (from 0): label"
+            f" {int(targets[row])} is none of {len(class_names)} classes (from 0)"
+        )
     pixels = torch.as_tensor(part.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.as_tensor(part.targets).long())
+    return Images(pixels, targets)
 
 
 def import_torchvision(part: str) -> ModuleType:

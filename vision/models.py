@@ -41,6 +41,8 @@ def linear(
     num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> ImageModel:
     """Softmax regression: a logit is a weighted sum of pixels."""
+    _check_size("channels", channels)
+    _check_size("image_size", image_size)
     head = nn.Linear(channels * image_size**2, num_classes)
     return ImageModel(mean, std, nn.Flatten(), head)
 
@@ -56,6 +58,8 @@ def mlp(
     dropout: float = 0.2,
 ) -> ImageModel:
     """Fully connected layers: the pixels' places mean nothing to it until it has learnt them."""
+    _check_size("channels", channels)
+    _check_size("image_size", image_size)
     _check_size("hidden_dim", hidden_dim)
     _check_size("depth", depth)
     _check_dropout(dropout)
@@ -80,6 +84,7 @@ def small_cnn(
     Images of 16 pixels or more are halved by the first convolution, before there are many channels;
     pooling comes before normalising and ReLU, which then have a quarter of the work.
     """
+    _check_size("channels", channels)
     _check_size("width", width)
     _check_dropout(dropout)
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
