@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test smoke check format
+.PHONY: train test smoke compare check format
 train: .venv/installed
 	$(BIN)/python scripts/train_ngram.py
 
@@ -17,6 +17,13 @@ smoke: .venv/installed # every loss, every stage of both scripts; distillation l
 		$$train loss=distillation hydra.run.dir=outputs/smoke/$$task/distillation \
 			loss.teacher.run=outputs/smoke/$$task/cross_entropy-seed1 || exit 1; \
 	done
+
+compare: .venv/installed # TensorBoard on the last sweep
+	@last=$$(ls -t outputs/*/compare.html 2>/dev/null | head -n 1); \
+	if [ -z "$$last" ]; then \
+		echo "no sweep in outputs/ yet: $(BIN)/python scripts/train_ngram.py -m experiment=compare_losses"; exit 2; \
+	fi; \
+	$(BIN)/tensorboard --logdir "$$(dirname "$$last")"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -191,20 +191,18 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def figures(curves: dict[str, list[tuple[int, float]]]) -> Figures:
-    """Return the last figures of the test split, or of the one that stands in for it."""
-    split = next((s for s in ("test", "val", "train") if f"{s}/nll" in curves), "")
-    last = {
-        tag.removeprefix(f"{split}/"): c[-1][1]
-        for tag, c in curves.items()
-        if tag.startswith(f"{split}/")
-    }
-    if "accuracy" in last:
-        last["error"] = 1 - last["accuracy"]
+    """Return the last figures of the test split, or of the one that stands in for it, and costs."""
+
+    def last(split: str) -> Figures:
+        tags = (tag for tag in curves if tag.startswith(f"{split}/"))
+        return {tag.removeprefix(f"{split}/"): curves[tag][-1][1] for tag in tags}
+
+    found = next((f for split in ("test", "val", "train") if "nll" in (f := last(split))), {})
+    if "accuracy" in found:
+        found["error"] = 1 - found["accuracy"]
     if held_out := curves.get("val/nll"):
-        last["val_nll"] = min(value for _, value in held_out)
-    return last | {
-        n: curves[f"time/{n}"][-1][1] for n in ("seconds", "memory_mib") if f"time/{n}" in curves
-    }
+        found["val_nll"] = min(value for _, value in held_out)
+    return found | last("time")
 
 
 def compare(runs: Iterable[Run]) -> list[Comparison]:
