@@ -5,8 +5,9 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -22,13 +23,28 @@ from training.errors import ConfigError, UserError
 from training.resume import continued
 from training.signals import handling, stop_now
 
+T = TypeVar("T")
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main(task: str) -> None:
-    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code."""
+    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code.
+
+    Under torchrun every process composes the settings: the first one's words and folder are taken.
+    """
+    if "RANK" not in os.environ:
+        _main(task)
+        return
+    from training.distributed import joined  # torch takes seconds
+
+    with joined():
+        _main(task)
+
+
+def _main(task: str) -> None:
     use_task_options(task)
-    OmegaConf.register_new_resolver("unique", unique_stamp, use_cache=True, replace=True)
+    stamp = _from_main(unique_stamp)
+    OmegaConf.register_new_resolver("unique", lambda: stamp, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     # Hydra's parser wants its options before the settings; people type them in any order
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
@@ -42,21 +58,46 @@ def main(task: str) -> None:
     application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
     try:
         with handling(stop_now):
-            sys.argv[1:] = continued(sys.argv[1:], task)
+            if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv[1:]):
+                raise ConfigError("-m: each run of a sweep is one process; leave torchrun out")
+            sys.argv[1:] = _from_main(lambda: continued(sys.argv[1:], task))
             application()
     except KeyboardInterrupt as stop:
-        print("interrupted", file=sys.stderr)
+        if _first_to_fail():
+            print("interrupted", file=sys.stderr)
         sys.exit(getattr(stop, "exit_code", 130))
     except UserError as error:
         _failures.append(error)
     except Exception as error:
         if _started:  # a job's own: a bug, and shown as one
+            if not _first_to_fail():
+                sys.exit(1)
             raise
         overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
         _failures.append(explain(error, _known_names(task), overrides))
     for failure in _failures[-1:]:
-        print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
+        if _first_to_fail():
+            print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
+
+
+def _from_main(make: Callable[[], T]) -> T:
+    """Return what `make` gives, under torchrun in the first process."""
+    if "RANK" not in os.environ:
+        return make()
+    from training.distributed import from_main, peers
+
+    with peers():
+        return from_main(make)
+
+
+def _first_to_fail() -> bool:
+    """Say whether this process is to tell: the others were only dragged along."""
+    if "RANK" not in os.environ:
+        return True
+    from training.distributed import first_to_fail
+
+    return first_to_fail()
 
 
 # Hydra would add lines of its own to an exception, and tell of a sweep's first only at its end.
@@ -127,10 +168,13 @@ def _job(cfg: DictConfig) -> float:
             raise ConfigError(
                 f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
             )
-        from training.run import run  # torch: only once the settings are known to compose
+        # torch: only once the settings are known to compose
+        from training.distributed import peers
+        from training.run import run
 
         overrides = _as_written(hydra_cfg.overrides.task)
-        return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
+        with peers():
+            return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
     except UserError as error:
         given = _as_written(hydra_cfg.overrides.task)
         if isinstance(error, ConfigError) and not any(_key(o) in str(error) for o in given):

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from losses import ClassificationLoss
 from training.data import Split, epoch_order
+from training.distributed import Together, agreed, own_share
 from training.errors import DivergedError
 from training.log import RunLog
 
@@ -78,12 +80,25 @@ class TrainerSettings:
         return epoch == self.epochs or int(number / spacing) > int((number - 1) / spacing)
 
 
+class Objective(nn.Module):
+    """Model and loss as one module."""
+
+    def __init__(self, model: nn.Module, loss_fn: ClassificationLoss) -> None:
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (total, normaliser) of a batch."""
+        return self.loss_fn.sums(self.model(inputs), targets, inputs)
+
+
 @dataclass
 class Trainer:
     """What training changes, and what a step of it needs.
 
     `on_step(step, loss, examples a second)` is told every `log_every` steps; `save()` is called
-    every `save_every`, and after the step during which a signal was added to `signals`.
+    every `save_every`, and after the step during which a signal was added to `signals` (of any
+    process of the run).
     """
 
     model: nn.Module
@@ -102,6 +117,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        objective = Objective(self.model, self.loss_fn)
+        self.objective = Together(objective) if dist.is_initialized() else objective
         self.epoch_loss = RunningLoss()
         self.window = RunningLoss()  # since something was last logged; epochs may be shorter
 
@@ -147,26 +164,25 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         for group, lr in zip(optimizer.param_groups, trainer.base_lrs, strict=True):
             group["lr"] = lr * factor
 
-        inputs, targets = split.batch(batch, epoch)
+        inputs, targets = split.batch(own_share(batch), epoch)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(inputs)
-        total, normaliser = loss_fn.sums(logits, targets, inputs)
+            total, normaliser = trainer.objective(inputs, targets)
         loss = total if sums else total / normaliser.clamp(min=TINY)
         optimizer.zero_grad()
         loss.backward()
         norm = clip_gradient(parameters, settings.clip_norm)
-        guard.check(loss, norm, inputs=inputs, logits=logits)
+        guard.check(loss, norm, inputs=inputs)
         optimizer.step()
         trainer.step += 1
-        trainer.visited += len(targets)
+        trainer.visited += len(batch)
 
-        counted = guard.value(total), guard.value(normaliser), len(targets)
+        counted = guard.value(total), guard.value(normaliser), len(batch)
         trainer.epoch_loss.add(*counted)
         trainer.window.add(*counted)
         if trainer.step % settings.log_every == 0:
             guard.read()
             trainer.log_window()
-        if trainer.signals or trainer.step % settings.save_every == 0:
+        if agreed(trainer.signals) or trainer.step % settings.save_every == 0:
             guard.read()
             trainer.save()
     guard.read()

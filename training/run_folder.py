@@ -76,9 +76,12 @@ def write_settings(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> N
     write_file(folder / CONFIG, OmegaConf.to_yaml(cfg).encode())
 
 
-def write_status(folder: Path, task: str, status: str, step: int, message: str = "") -> None:
-    """Say how a run stands, for programs: exit codes get lost on the way."""
+def write_status(
+    folder: Path, task: str, status: str, step: int, message: str = "", exit_code: int | None = None
+) -> None:
+    """Say how a run stands, for programs: torchrun, for one, loses exit codes."""
     content = {"status": status, "step": step, "task": task, "message": message}
+    content |= {"exit_code": exit_code}
     content |= {"resume": command(folder), "pid": os.getpid(), "host": socket.gethostname()}
     write_file(folder / STATUS, (json.dumps(content, indent=1) + "\n").encode(), durable=False)
 
