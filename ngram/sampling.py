@@ -1,6 +1,7 @@
 """Text sampled from a model, by the probabilities that its loss believes in."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import nn
@@ -51,15 +52,20 @@ def sample_tokens(
 def sample_lines(
     tokens: Iterator[int], words: Sequence[str], num_lines: int, level: str
 ) -> list[str]:
-    """Return the next `num_lines` lines with words; cut by length where line ends are no tokens."""
+    """Return the next `num_lines` lines with words; cut by length where line ends are no tokens.
+
+    Fewer, if they do not come: a badly trained model may give line ends without end.
+    """
     longest = 80 if level == "char" else 40 if NEWLINE in words else 9
     lines: list[str] = []
     line: list[str] = []
-    while len(lines) < num_lines:
-        word = words[next(tokens)]
+    for token in islice(tokens, 2 * num_lines * longest):
+        word = words[token]
         if word != NEWLINE:
             line.append(word)
         if line and (word == NEWLINE or len(line) == longest):
             lines.append(join_tokens(line, level))
             line = []
+        if len(lines) == num_lines:
+            break
     return lines

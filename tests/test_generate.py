@@ -1,7 +1,7 @@
 """Sampling: from the model's own probabilities, repeatable, without <unk>; and its script."""
 
 import sys
-from itertools import islice
+from itertools import islice, repeat
 
 import pytest
 import torch
@@ -65,6 +65,10 @@ def test_lines_end_at_line_ends_and_empty_ones_are_left_out():
 
     assert sample_lines(tokens, WORDS, 2, "word") == ["a b", "b"]
     assert sample_lines(iter([1] * 18), WORDS[:3], 2, "word") == ["a a a a a a a a a"] * 2
+
+
+def test_a_model_that_gives_line_ends_without_end_gives_no_lines():
+    assert sample_lines(repeat(WORDS.index(NEWLINE)), WORDS, 2, "word") == []
 
 
 def run_script(monkeypatch, capsys, *arguments):

@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from training.config import check_settings, explain, leaves
+from training import sweep
+from training.config import CONFIGS, check_settings, explain, leaves
 from training.errors import ConfigError, UserError
+from training.identity import digest
 from training.resume import continued
 from training.signals import handling, stop_now
 
 T = TypeVar("T")
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main(task: str) -> None:
@@ -43,9 +45,9 @@ def main(task: str) -> None:
 
 def _main(task: str) -> None:
     use_task_options(task)
-    stamp = _from_main(unique_stamp)
-    OmegaConf.register_new_resolver("unique", lambda: stamp, replace=True)
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    if "RANK" in os.environ:
+        stamp = _from_main(unique_stamp)
+        OmegaConf.register_new_resolver("unique", lambda: stamp, replace=True)
     # Hydra's parser wants its options before the settings; people type them in any order
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     _failures.clear()
@@ -58,10 +60,13 @@ def _main(task: str) -> None:
     application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
     try:
         with handling(stop_now):
-            if "RANK" in os.environ and {"-m", "--multirun"} & set(sys.argv[1:]):
-                raise ConfigError("-m: each run of a sweep is one process; leave torchrun out")
             sys.argv[1:] = _from_main(lambda: continued(sys.argv[1:], task))
-            application()
+            if {"-m", "--multirun"} & set(sys.argv[1:]):
+                if "RANK" in os.environ:
+                    raise ConfigError("-m: each run of a sweep is one process; leave torchrun out")
+                sweep.main(application, task)
+            else:
+                application()
     except KeyboardInterrupt as stop:
         if _first_to_fail():
             print("interrupted", file=sys.stderr)
@@ -155,15 +160,37 @@ def unique_stamp() -> str:
 def slug(*parts: str) -> str:
     """Return a folder name made of the parts: letters, digits, dots, dashes and underscores."""
     name = "-".join(part for part in parts if part)
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-")[:120]
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:120]
+    return plain if plain == name else f"{plain}-{digest(name)}"  # two names stay two
+
+
+# where this module is imported, a worker of a parallel sweep included
+OmegaConf.register_new_resolver("unique", unique_stamp, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 def _job(cfg: DictConfig) -> float:
-    hydra_cfg = HydraConfig.get()
-    folder = Path(hydra_cfg.runtime.output_dir)
+    folder = Path(HydraConfig.get().runtime.output_dir)
     _started.append(folder.name)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.attempt(lambda: _run(cfg, folder, quiet=True), cfg, folder)
+    try:
+        return _run(cfg, folder, quiet=False)
+    except UserError as error:
+        _failures.append(error)
+        with suppress(OSError):
+            folder.rmdir()  # Hydra has made it; nothing is in it yet
+        return float("inf")
+
+
+def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
+    """Run; a wrong setting is answered with the key that was given."""
+    hydra_cfg = HydraConfig.get()
+    given = _as_written(hydra_cfg.overrides.task)
     try:
         check_settings(cfg, _defaults())
+        if hydra_cfg.sweeper.params and not quiet:
+            raise ConfigError(f"{' '.join(given)}: is a sweep; add -m")
         if cfg.task != hydra_cfg.job.config_name:
             raise ConfigError(
                 f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
@@ -172,17 +199,13 @@ def _job(cfg: DictConfig) -> float:
         from training.distributed import peers
         from training.run import run
 
-        overrides = _as_written(hydra_cfg.overrides.task)
+        overrides = [o for o in given if not o.startswith("resume=")]
         with peers():
-            return run(cfg, folder, [o for o in overrides if not o.startswith("resume=")])
-    except UserError as error:
-        given = _as_written(hydra_cfg.overrides.task)
-        if isinstance(error, ConfigError) and not any(_key(o) in str(error) for o in given):
-            error = ConfigError(f"{error} ({' '.join(given)})")  # so that the key is named
-        _failures.append(error)
-        if hydra_cfg.mode == RunMode.MULTIRUN:
-            print(f"{folder.name} failed: {error}", file=sys.stderr)
-        return float("inf")
+            return run(cfg, folder, overrides, hydra_cfg.runtime.choices, quiet)
+    except ConfigError as error:
+        if any(_key(o) in str(error) for o in given):
+            raise
+        raise ConfigError(f"{error} ({' '.join(given)})") from error
 
 
 def _defaults() -> DictConfig:

@@ -34,6 +34,7 @@ RESUME_SCHEMA = SCHEMA | {
     "log": dict,
     "data": str,
     "config": str,
+    "seconds": list,
     "machine": str,
 }
 

@@ -9,6 +9,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError, UserError
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
 LARGEST = 3.4e38  # what float32 holds
 

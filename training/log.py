@@ -84,7 +84,10 @@ class RunLog:
         self.attempt(lambda: write_file(path, png, durable=False))
         image = Summary.Image(encoded_image_string=png)
         image.width, image.height = (int(n) for n in figure.canvas.get_width_height())
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self.summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def summary(self, summary: Summary, step: int = 0) -> None:
+        """Log what torch's writer has no method for."""
         self.events._get_file_writer().add_summary(summary, step)
 
     def attempt(self, write: Callable[[], None]) -> bool:

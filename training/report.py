@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import nn
 
 from losses import ClassificationLoss
+from training.comparison import COLUMNS
 from training.data import Splits
 from training.log import RunLog
 
@@ -35,17 +36,6 @@ class Report:
 
 
 Reporter = Callable[[Moment], Report]
-
-COLUMNS = {
-    "nll": ("nll", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.2f}"),
-    "accuracy": ("accuracy", "{:.2%}"),
-    "error": ("error", "{:.2%}"),
-    "brier": ("Brier", "{:.4f}"),
-    "ece": ("ECE", "{:.4f}"),
-    "ece_softmax": ("ECE softmax", "{:.4f}"),
-    "ece_own": ("ECE own link", "{:.4f}"),
-}
 
 
 def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:

@@ -1,7 +1,7 @@
 """One run, from settings to figures: build, train, keep the best, test, report."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,33 +11,48 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from losses import ClassificationLoss
+from training.comparison import COLUMNS
 from training.config import find_target, instantiate
+from training.cost import Cost
 from training.data import Splits, stream_seed
 from training.distributed import from_main, is_main, local_rank, peers, rank
 from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.evaluation import logits_of
+from training.hparams import log_end, log_start
+from training.identity import identity
 from training.log import NoLog, RunLog
 from training.loop import Trainer, TrainerSettings
-from training.report import COLUMNS, Reporter
+from training.report import Reporter
 from training.resume import check_changes, command, read_status
 from training.run_folder import claim, locked, set_aside, with_facts, write_settings
 from training.session import Session, finish, fit
 from training.signals import Interrupted, handling
 
 
-def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
+def run(
+    cfg: DictConfig,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> float:
     """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
 
     With `cfg.resume` the run in `folder` goes on: to the same end, bit for bit, as if it had never
-    stopped. `overrides` are what the settings were composed of, kept so that it can. Of several
-    processes the first has the folder, and reads and writes it for all.
+    stopped. `overrides` are what the settings were composed of, kept so that it can; `choices` the
+    option of each group. A `quiet` run prints warnings only. Of several processes the first has the
+    folder, and reads and writes it for all.
     """
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    cost = Cost()
+    width = None if sys.stdout.isatty() else 120
+    console = Console(width=width, highlight=False, quiet=quiet)
     resumed, cfg.resume = cfg.resume is not None, None
     if resumed and is_main():
         check_changes(folder, cfg, console)
     session = build(cfg, folder, console)
-    print(f"data: {session.splits.protocol}", flush=True)
+    session.cost = cost
+    session.identity = identity(cfg, choices or {}, session.splits.protocol, session.data)
+    console.print(f"data: {session.splits.protocol}", markup=False, soft_wrap=True)
     lock = locked(folder) if is_main() else nullcontext()
     with lock, handling(session.trainer.signals.append):
         if not resumed and is_main():
@@ -45,14 +60,16 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> float:
         damaged = session.restore_newest() if resumed else []
         complete = resumed and from_main(lambda: read_status(folder).get("status")) == "complete"
         if complete and session.finished >= session.trainer.settings.epochs:
-            print(f"already complete at step {session.trainer.step}: {folder}")
+            console.print(
+                f"already complete at step {session.trainer.step}: {folder}", soft_wrap=True
+            )
             return session.best
         if resumed and is_main():
             set_aside(folder, damaged)
             session.check_best()
-            print(f"resuming at step {session.trainer.step}", flush=True)
+            console.print(f"resuming at step {session.trainer.step}")
         if is_main():
-            write_settings(folder, cfg, overrides)
+            write_settings(folder, cfg, overrides, session.identity)
         return train(session, list(cfg.table))
 
 
@@ -65,9 +82,13 @@ def train(session: Session, columns: list[str]) -> float:
             log.text("config", session.config, trainer.step)
         if not trainer.step:
             log.text("data", session.splits.protocol)
+            if is_main():
+                log_start(log, session.identity)
         with peers():
             nll = fit(session)
             finish(session, columns)
+        if is_main():
+            log_end(log, success=True)
         log.flush()
         if log.failures:
             raise CheckpointError(
@@ -78,6 +99,8 @@ def train(session: Session, columns: list[str]) -> float:
         return nll
     except BaseException as error:
         status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
+        if status != "interrupted" and is_main():
+            log_end(log, success=False)
         session.write_status(status, str(error), getattr(error, "exit_code", 1))
         if status == "interrupted":
             print(f"interrupted at step {trainer.step}; go on with:\n{command(folder)}", flush=True)

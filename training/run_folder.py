@@ -20,6 +20,7 @@ from training.checkpoint import load_checkpoint, load_weights, write_file
 from training.config import instantiate
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
+from training.identity import IDENTITY
 from training.resume import CONFIG, OVERRIDES, STATUS, command
 
 BEST = "checkpoints/best.pt"
@@ -70,16 +71,22 @@ def set_aside(folder: Path, damaged: list[Path]) -> None:
         file.unlink()
 
 
-def write_settings(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+def write_settings(folder: Path, cfg: DictConfig, overrides: Sequence[str], identity: str) -> None:
     """Write a run's settings, interpolations unresolved; config.yaml last, it makes a run of it."""
+    write_file(folder / IDENTITY, identity.encode())
     write_file(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
     write_file(folder / CONFIG, OmegaConf.to_yaml(cfg).encode())
 
 
 def write_status(
-    folder: Path, task: str, status: str, step: int, message: str = "", exit_code: int | None = None
+    folder: Path,
+    task: str,
+    status: str,
+    step: int,
+    message: str = "",
+    exit_code: int | None = None,
 ) -> None:
-    """Say how a run stands, for programs: torchrun, for one, loses exit codes."""
+    """Say how a run stands, for programs: exit codes get lost on the way."""
     content = {"status": status, "step": step, "task": task, "message": message}
     content |= {"exit_code": exit_code}
     content |= {"resume": command(folder), "pid": os.getpid(), "host": socket.gethostname()}

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from training.checkpoint import (
     step_path,
     use_newest,
 )
+from training.cost import Cost
 from training.data import Splits
 from training.distributed import agreed, from_main, is_main
 from training.errors import CheckpointError, ConfigError, DivergedError
@@ -51,6 +52,8 @@ class Session:
     best: float = float("inf")
     best_step: int = 0
     finished: int = 0  # epochs, with their evaluations
+    identity: str = ""  # as written to run.json
+    cost: Cost = field(default_factory=Cost)
 
     @property
     def max_rows(self) -> int | None:
@@ -74,7 +77,7 @@ class Session:
         trainer, folder = self.trainer, self.folder
         check_weights(trainer)
         progress = {"task": self.task, "data": self.data, "finished": self.finished}
-        progress |= {"config": self.config}
+        progress |= {"config": self.config, "seconds": self.cost.seconds()}
         progress |= {"best": self.best, "best_step": self.best_step, "log": trainer.log.sync()}
         weights = best_state(trainer.model, self.splits, trainer.step, trainer.epoch, None)
         state = weights | trainer_state(trainer) | progress
@@ -122,6 +125,7 @@ class Session:
         self.trainer.log.positions = state["log"]
         self.finished, self.logged_config = state["finished"], state["config"]
         self.best, self.best_step = state["best"], state["best_step"]
+        self.cost.before = state["seconds"]
 
     def check_best(self) -> None:
         """Make sure that best.pt is what was the best where the run goes on."""
@@ -260,7 +264,8 @@ def finish(session: Session, columns: list[str]) -> None:
     reports = session.report(final=True)
     for report in reports:
         rows |= report.rows
-    print(f"\n{session.splits.protocol}")
+    session.trainer.log.scalars("time", session.cost.scalars(), session.trainer.step)
+    session.console.print(f"\n{session.splits.protocol}", markup=False, soft_wrap=True)
     print_table(session.console, rows, columns)
     for report in reports:
         if report.text:
@@ -268,9 +273,8 @@ def finish(session: Session, columns: list[str]) -> None:
     tensorboard = Path(sys.executable).with_name("tensorboard")
     command = from_here(tensorboard) if tensorboard.exists() else "tensorboard"
     logdir = shlex.quote(from_here(session.folder.parent))
-    # print, not the console: a path that is wrapped cannot be copied
-    print(f"\nrun folder: {from_here(session.folder)}")
-    print(f"look at it: {command} --logdir {logdir}", flush=True)
+    shown = f"\nrun folder: {from_here(session.folder)}\nlook at it: {command} --logdir {logdir}"
+    session.console.print(shown, markup=False, soft_wrap=True)  # a wrapped path cannot be copied
 
 
 @contextmanager

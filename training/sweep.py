@@ -1,0 +1,127 @@
+"""Sweeps: a folder that keeps its name, jobs that need not run twice, and a summary of them all."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from training.comparison import Run, compare, read_run
+from training.comparison_tables import print_comparison, write_files
+from training.config import CONFIGS, leaves
+from training.errors import DataError, UserError
+from training.identity import IDENTITY, digest
+from training.resume import CONFIG, STATUS, from_here, read_status
+
+# what a sweep varies, and what changes no figure
+OUTSIDE = ("hydra.", "seed", "loss.", "facts.", "device", "threads", "resume", "trusted_targets")
+FOLDER = "hydra.sweep.dir"
+
+
+def main(application: Callable[[], None], task: str) -> None:
+    """Run the sweep that the command line asks for, and show what came of it."""
+    began = time.time()
+    arguments, folder = with_folder(sys.argv[1:], task)
+    sys.argv[1:] = arguments
+    application()
+    if folder and folder.is_dir():
+        sys.exit(summarize(folder, began))
+
+
+def with_folder(arguments: list[str], task: str) -> tuple[list[str], Path | None]:
+    """Return a sweep's command line with its folder, and with short names for its jobs.
+
+    The folder is named by the experiment and by a digest of all settings that are not swept, losses
+    and seeds apart: started again, a sweep finds the jobs that it has finished.
+    """
+    words = [word for word in arguments if not word.startswith("-")]
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            overrides = OverridesParser.create().parse_overrides(words)
+            fixed = [o for o in overrides if not o.is_sweep_override()]
+            cfg = hydra.compose(task, [o.input_line or "" for o in fixed], True)
+            keys = [o.key_or_group for o in fixed if not o.key_or_group.startswith("hydra")]
+            keys += cfg.hydra.job.config.override_dirname.exclude_keys
+            chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
+            experiment = cfg.hydra.runtime.choices.get("experiment") or "sweep"
+    except Exception:  # Hydra will meet it again, and it is answered there
+        return arguments, None
+    finally:
+        GlobalHydra.instance().clear()
+    settings = {key: str(value) for key, value in leaves(cfg) if not key.startswith(OUTSIDE)}
+    settings |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
+    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{experiment}-{digest(settings)}")
+    names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(keys))}]"
+    return [*arguments, names, *([] if chosen else [f"{FOLDER}={folder}"])], folder
+
+
+def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
+    """Run one job, unless it is complete; a failure is told at once and the others go on."""
+    if read_status(folder).get("status") == "complete":
+        print(f"{folder.name}: complete already", flush=True)
+        return 0.0
+    if (folder / CONFIG).exists():
+        cfg.resume = str(folder)
+    try:
+        nll = work()
+        print(f"{folder.name}: {_result(read_run(folder))}", flush=True)
+        return nll
+    except UserError as error:
+        _failed(folder, cfg.task, str(error), error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        _failed(folder, cfg.task, repr(error), 1)
+    return float("inf")
+
+
+def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
+    from training.run_folder import write_status  # torch, which a wrong setting need not have met
+
+    print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
+    status = "diverged" if exit_code == 3 else "failed"
+    write_status(folder, task, status, read_status(folder).get("step", 0), message, exit_code)
+
+
+def _result(run: Run) -> str:
+    shown = {"nll": "nll {:.4f}", "accuracy": "accuracy {:.2%}", "ece": "ECE {:.4f}"}
+    shown |= {"seconds": "{:.1f} s", "memory_mib": "{:.0f} MiB"}
+    return ", ".join(form.format(run.figures[n]) for n, form in shown.items() if n in run.figures)
+
+
+def summarize(folder: Path, began: float) -> int:
+    """Show all jobs and compare the complete ones; return the exit code.
+
+    That is the code of the first job that this sweep ran and that is not complete, else 0.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    jobs = sorted(file.parent for file in folder.glob(f"*/{STATUS}"))
+    runs = [read_run(job) for job in jobs if (job / IDENTITY).exists()]
+    results = {run.folder: _result(run) for run in runs}
+    table = Table("job", "status", "")
+    code = 0
+    for job in jobs:
+        status = read_status(job)
+        good = status.get("status") == "complete"
+        said = results.get(job, "") if good else str(status.get("message", ""))
+        table.add_row(job.name, str(status.get("status")), said)
+        if not good and (job / STATUS).stat().st_mtime >= began:
+            code = code or status.get("exit_code") or 1
+    console.print(table, markup=False)
+    try:
+        comparisons = compare(runs)
+        for comparison in comparisons:
+            print_comparison(console, comparison)
+        print(f"\nlook at it: {from_here(write_files(comparisons, folder)[-1])}")
+        tensorboard = from_here(Path(sys.executable).with_name("tensorboard"))
+        print(f"       and: {tensorboard} --logdir {folder}")
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+    return code
