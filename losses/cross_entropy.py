@@ -5,9 +5,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
+from losses.base import (
+    ClassificationLoss,
+    Link,
+    Reduction,
+    Weight,
+    at_least_float32,
+    class_axis,
+    log_softmax,
+)
 from losses.gradient import with_gradient
 from losses.link import with_floor, without_weight
+
+# what F.nll_loss calls; (.., 2, ignore_index) is reduction="sum"
+_NLL_SUMS = torch.ops.aten.nll_loss_forward.default
 
 
 class CrossEntropyLoss(ClassificationLoss):
@@ -50,6 +61,22 @@ class CrossEntropyLoss(ClassificationLoss):
             weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
         )
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
+
+    def sums(
+        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (total, normaliser), both of torch's one kernel where it has them."""
+        weight = self.weight
+        soft = checks.shapes(logits, targets, weight, True)
+        if self.label_smoothing == 0 and logits.ndim == 2 and not soft:
+            self._check_first(logits, targets)
+            log_probs = at_least_float32(logits).log_softmax(1)
+            weight = None if weight is None else weight.to(log_probs.dtype)
+            try:
+                return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
+            except (IndexError, RuntimeError):
+                pass  # what follows can say which target it was
+        return super().sums(logits, targets, inputs)
 
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         # not elementwise: under smoothing each class has its own weight, not only the target's

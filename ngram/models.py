@@ -84,11 +84,11 @@ class NGramMLP(nn.Module):
                 f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
                 f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
             )
-        self.noise = noise
+        self.noise, self.tied = noise, tied
         self.near = None if near is None else slice(near) if nearest_first else slice(-near, None)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         width = context_size if near is None else min(near, context_size) + 1
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = _dropout(input_dropout)
         self.input = nn.Linear(width * embedding_dim, hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(depth - 1))
         norm = nn.LayerNorm if layer_norm else nn.Identity
@@ -96,7 +96,7 @@ class NGramMLP(nn.Module):
         if near is not None:
             gates = torch.full((context_size, embedding_dim), 1 / context_size)
             self.gates = nn.Parameter(gates)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
         self.output: nn.Module = nn.Identity()
         if tied:
             self.output = nn.Sequential(
@@ -104,6 +104,10 @@ class NGramMLP(nn.Module):
                 norm(embedding_dim),
                 nn.Dropout(output_dropout),
             )
+        # in a tuple: registered once, and what does nothing is not called
+        first = (self.input_dropout, self.input, self.norms[0], nn.ReLU(), self.dropout)
+        self.first = tuple(layer for layer in first if not isinstance(layer, nn.Identity))
+        self.residual = tuple(zip(self.hidden, self.norms[1:], strict=True))
         self.head = nn.Linear(embedding_dim if tied else hidden_dim, vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
@@ -121,11 +125,12 @@ class NGramMLP(nn.Module):
         x = self.embedding(inputs)  # (N, T, D)
         if self.near is not None:
             x = torch.cat([x[:, self.near], (x * self.gates).sum(1, keepdim=True)], 1)
-        x = self.input(self.input_dropout(x.flatten(1)))  # (N, H)
-        x = self.dropout(F.relu(self.norms[0](x)))
-        for linear, norm in zip(self.hidden, self.norms[1:], strict=True):
+        x = x.flatten(1)
+        for layer in self.first:
+            x = layer(x)  # (N, H)
+        for linear, norm in self.residual:
             x = x + self.dropout(F.relu(norm(linear(x))))
-        return self.output(x)
+        return self.output(x) if self.tied else x
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits (N, V) for contexts (N, T)."""
@@ -137,6 +142,10 @@ class NGramMLP(nn.Module):
         return torch.where(
             torch.rand(inputs.shape, device=inputs.device) < self.noise, draws, inputs
         )
+
+
+def _dropout(share: float) -> nn.Module:
+    return nn.Dropout(share) if share > 0 else nn.Identity()
 
 
 class NGramTable(nn.Module):

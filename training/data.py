@@ -29,10 +29,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return the (inputs, targets) of a training batch."""
-        inputs, targets = self.inputs[indices], self.targets[indices]
-        return (self.augment(inputs, indices, epoch) if self.augment else inputs), targets
+    def batch(self, rows: Tensor | slice, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the (inputs, targets) of a training batch: those of `rows`."""
+        inputs, targets = self.inputs[rows], self.targets[rows]
+        if self.augment:
+            if isinstance(rows, slice):
+                rows = torch.arange(len(self), device=targets.device)[rows]
+            inputs = self.augment(inputs, rows, epoch)
+        return inputs, targets
 
     def to(self, device: torch.device) -> "Split":
         """Return the same examples on `device`."""

@@ -107,9 +107,10 @@ def agreed(signals: list[int]) -> int:
     return int(most)
 
 
-def own_share(batch: Tensor) -> Tensor:
-    """Return this process's part of a batch (N,): no example twice, none left out."""
-    return batch.tensor_split(world_size())[rank()] if dist.is_initialized() else batch
+def own_share(start: int, end: int) -> tuple[int, int]:
+    """Return where this process's part of start:end starts and ends; it may be empty."""
+    number, size = rank(), world_size()
+    return start + (end - start) * number // size, start + (end - start) * (number + 1) // size
 
 
 def first_to_fail() -> bool:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from losses import ClassificationLoss
 from training.data import Split, epoch_order
 from training.distributed import Together, agreed, own_share
 from training.errors import DivergedError
 from training.log import RunLog
+from training.objective import Objective
 
 Schedule = Callable[[int, int], float]
 OnStep = Callable[[int, float, float], None]
@@ -80,18 +81,6 @@ class TrainerSettings:
         return epoch == self.epochs or int(number / spacing) > int((number - 1) / spacing)
 
 
-class Objective(nn.Module):
-    """Model and loss as one module."""
-
-    def __init__(self, model: nn.Module, loss_fn: ClassificationLoss) -> None:
-        super().__init__()
-        self.model, self.loss_fn = model, loss_fn
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (total, normaliser) of a batch."""
-        return self.loss_fn.sums(self.model(inputs), targets, inputs)
-
-
 @dataclass
 class Trainer:
     """What training changes, and what a step of it needs.
@@ -116,9 +105,9 @@ class Trainer:
     signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.objective = Objective(self.model, self.loss_fn, self.settings.precision)
+        self.summed = Together(self.objective) if dist.is_initialized() else self.objective
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        objective = Objective(self.model, self.loss_fn)
-        self.objective = Together(objective) if dist.is_initialized() else objective
         self.epoch_loss = RunningLoss()
         self.window = RunningLoss()  # since something was last logged; epochs may be shorter
 
@@ -126,6 +115,12 @@ class Trainer:
         """Go to the start of `epoch`, unless it is under way."""
         if epoch != self.epoch:
             self.epoch, self.visited, self.epoch_loss = epoch, 0, RunningLoss()
+
+    def set_lr(self, num_steps: int) -> None:
+        """Set the learning rates of the next step, of `num_steps` in all."""
+        factor = self.schedule(self.step, num_steps)
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
 
     def num_steps(self, num_examples: int) -> int:
         """Return the steps of the whole run: those made, and those that its settings ask for."""
@@ -152,31 +147,27 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
     That is the sum of losses / the sum of normalisers.
     """
     trainer.begin(epoch)
-    model, loss_fn, optimizer = trainer.model, trainer.loss_fn, trainer.optimizer
-    settings = trainer.settings
+    objective, optimizer, settings = trainer.summed, trainer.optimizer, trainer.settings
     num_steps = trainer.num_steps(len(split))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     guard = Guard(trainer, split.targets.device)
-    sums, bf16 = loss_fn.reduction == "sum", settings.precision == "bf16"
-    model.train()
-    for batch in _batches(split, epoch, trainer):
-        factor = trainer.schedule(trainer.step, num_steps)
-        for group, lr in zip(optimizer.param_groups, trainer.base_lrs, strict=True):
-            group["lr"] = lr * factor
-
-        inputs, targets = split.batch(own_share(batch), epoch)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            total, normaliser = trainer.objective(inputs, targets)
-        loss = total if sums else total / normaliser.clamp(min=TINY)
-        optimizer.zero_grad()
-        loss.backward()
+    sums = trainer.loss_fn.reduction == "sum"
+    trainer.model.train()
+    for rows, num_examples in _batches(split, epoch, trainer):
+        trainer.set_lr(num_steps)
+        inputs, targets = split.batch(rows, epoch)
+        total, normaliser = objective(inputs, targets)
+        share = None if sums else normaliser.clamp(min=TINY).reciprocal()
+        for p in parameters:
+            p.grad = None  # optimizer.zero_grad() does so in ten times as long
+        total.backward(share)  # the gradient of total x share, the loss
         norm = clip_gradient(parameters, settings.clip_norm)
-        guard.check(loss, norm, inputs=inputs)
+        guard.check(total, norm, share)
         optimizer.step()
         trainer.step += 1
-        trainer.visited += len(batch)
+        trainer.visited += num_examples
 
-        counted = guard.value(total), guard.value(normaliser), len(batch)
+        counted = guard.value(total), guard.value(normaliser), num_examples
         trainer.epoch_loss.add(*counted)
         trainer.window.add(*counted)
         if trainer.step % settings.log_every == 0:
@@ -189,18 +180,26 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
     return trainer.epoch_loss.mean()
 
 
-def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[Tensor]:
-    """Yield the indices of each batch not yet visited, on the split's device."""
+def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[tuple[Tensor | slice, int]]:
+    """Yield this process's rows of each batch not yet visited, and the examples of the batch.
+
+    Rows are indices on the split's device, or a slice.
+    """
     n, settings = len(split), trainer.settings
-    order = epoch_order(n, trainer.seed, epoch) if settings.shuffle else torch.arange(n)
-    limit = settings.steps_per_epoch(n) * settings.batch_size
-    yield from order[trainer.visited : limit].to(split.targets.device).split(settings.batch_size)
+    size = settings.batch_size
+    limit = min(n, settings.steps_per_epoch(n) * size)
+    if settings.shuffle:
+        order = epoch_order(n, trainer.seed, epoch)[:limit].to(split.targets.device)
+    for start in range(trainer.visited, limit, size):
+        end = min(limit, start + size)
+        rows = slice(*own_share(start, end))
+        yield order[rows] if settings.shuffle else rows, end - start
 
 
 def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
     """Scale the gradients down to a norm of `clip_norm` (0: never); return the norm before."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = get_total_norm(gradients)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if clip_norm > 0:
         clip_grads_with_norm_(parameters, clip_norm, norm)
     return norm
@@ -253,14 +252,19 @@ class Guard:
             trainer.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
             trainer.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def check(self, loss: Tensor, norm: Tensor, **seen: Tensor) -> None:
-        """Refuse the step, or mask it, if the loss or the gradient's norm is not finite."""
+    def check(self, total: Tensor, norm: Tensor, share: Tensor | None = None) -> None:
+        """Refuse the step, or mask it, if the loss or the gradient's norm is not finite.
+
+        The loss is total x share, or the total.
+        """
         if not self.masked:
-            if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                self._stop(self.trainer.step, loss.item(), seen | {"loss": loss})
+            if not math.isfinite(total.item()) or not math.isfinite(norm.item()):
+                loss = total if share is None else total * share
+                self._stop(self.trainer.step, loss, self.trainer.objective.seen)
             return
+        loss = total.detach() if share is None else total.detach() * share
         step = torch.where((loss + norm).isfinite(), torch.inf, float(self.trainer.step))
-        self.bad_loss = torch.where(self.first_bad.isfinite(), self.bad_loss, loss.detach())
+        self.bad_loss = torch.where(self.first_bad.isfinite(), self.bad_loss, loss)
         self.first_bad = torch.minimum(self.first_bad, step)
         self.trainer.optimizer.found_inf = self.first_bad.isfinite().float()  # type: ignore[attr-defined]
 
@@ -271,20 +275,20 @@ class Guard:
     def read(self) -> None:
         """Stop if a step was masked since the last reading."""
         if self.masked and self.first_bad.isfinite():
-            self._stop(int(self.first_bad), self.bad_loss.item(), {"loss": self.bad_loss})
+            self._stop(int(self.first_bad), self.bad_loss, {})
 
-    def _stop(self, step: int, loss: float, seen: dict[str, Tensor]) -> None:
+    def _stop(self, step: int, loss: Tensor, seen: dict[str, Tensor]) -> None:
         trainer = self.trainer
         # in the order of the computation: weights, what came of them, gradients
-        named = {f"weight {name}": p for name, p in trainer.model.named_parameters()} | seen
-        for name, p in trainer.model.named_parameters():
-            if p.grad is not None:
-                named[f"gradient {name}"] = p.grad
+        parameters = dict(trainer.model.named_parameters())
+        named: dict[str, Tensor] = {f"weight {name}": p for name, p in parameters.items()}
+        named |= seen | {"loss": loss}
+        named |= {f"gradient {n}": p.grad for n, p in parameters.items() if p.grad is not None}
         found = (name for name, tensor in named.items() if not tensor.isfinite().all())
         first = next(found, "norm of the gradient")
         lr = trainer.optimizer.param_groups[0]["lr"]
         raise DivergedError(
-            f"stopped before step {step + 1}: loss {loss:g}, first bad tensor {first}, at learning"
-            f" rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g}, trainer.clip_norm=1 or"
-            " more scheduler.warmup_steps"
+            f"stopped before step {step + 1}: loss {loss.item():g}, first bad tensor {first}, at"
+            f" learning rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g},"
+            " trainer.clip_norm=1 or more scheduler.warmup_steps"
         )
