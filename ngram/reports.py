@@ -87,5 +87,33 @@ class KneserNeyBaseline:
         return Report(rows={f"test, Kneser-Ney {order}": result})
 
 
+class WordEmbedding:
+    """Log the embeddings of the most frequent words for TensorBoard's Projector, at the end.
+
+    Args:
+        words: how many, 0 for none.
+    """
+
+    def __init__(self, words: int) -> None:
+        if not 0 <= words <= 100_000:
+            raise ValueError(f"words must be from 0 to 100000, got {words}")
+        self.words = words
+
+    def __call__(self, moment: Moment) -> Report:
+        """Take the model's `embedding`, if it has one."""
+        embedding = getattr(moment.model, "embedding", None)
+        if moment.final and self.words and embedding is not None:
+            counts = moment.splits.class_counts
+            ids = counts.argsort(descending=True, stable=True)[: self.words]
+            names = [moment.splits.class_names[i] for i in ids.tolist()]
+            columns = {  # a space or a line end would not be seen
+                "word": [n if n.isprintable() and n.strip() else ascii(n) for n in names],
+                "count": [str(n) for n in counts[ids].tolist()],
+            }
+            vectors = embedding.weight.detach().cpu()[ids]
+            moment.log.embedding("words", vectors, columns, moment.step)
+        return Report()
+
+
 def _text_order(split: Split, nearest_first: bool) -> torch.Tensor:
     return split.inputs.flip(1) if nearest_first else split.inputs

@@ -27,12 +27,12 @@ SMALL = [
 ]
 
 
-def compose(*overrides: str, task: str = "ngram") -> DictConfig:
+def compose(*overrides: str, task: str = "ngram", hydra_too: bool = False) -> DictConfig:
     """Return the settings that the command line would give with these overrides."""
     use_task_options(task)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose(task, list(overrides))
+        return hydra.compose(task, list(overrides), return_hydra_config=hydra_too)
 
 
 @pytest.fixture

@@ -1,13 +1,24 @@
 """What TensorBoard reads: the event file of a run, read back."""
 
+import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from conftest import SMALL, compose
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from training import run as training_run
+from training.checkpoint import load_checkpoint
+from training.errors import DivergedError
 from training.run_folder import read_metrics
+from training.session import Session
+from training.signals import Interrupted
 
 
 def read(folder):
@@ -52,6 +63,7 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
     texts = {
         tag: events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
         for tag in events.Tags()["tensors"]
+        if tag.endswith("text_summary")
     }
     diagrams = events.Images("val/reliability")
 
@@ -61,6 +73,96 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
     assert len(diagrams) == 5
     assert diagrams[-1].step == events.Scalars("val/nll")[-1].step
     assert len(events.Images("test/reliability")) == 1
+
+
+def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path):
+    small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]
+    for loss in ("cross_entropy", "focal"):
+        for seed in (1, 2):
+            cfg = compose(*small, f"loss={loss}", f"seed={seed}")
+            training_run.run(cfg, tmp_path / f"{loss}-seed{seed}", (), {"loss": loss}, True)
+    with pytest.raises(DivergedError):
+        cfg = compose(*small, "optimizer.lr=1e30", "loss=focal")
+        training_run.run(cfg, tmp_path / "bad", (), {"loss": "focal"}, True)
+
+    groups = session_groups(tmp_path)
+
+    sessions = {tuple(sorted(s.name for s in g.sessions)) for g in groups}
+    assert sessions == {
+        *((f"{loss}-seed1", f"{loss}-seed2") for loss in ("cross_entropy", "focal")),
+        ("bad",),
+    }
+    for group in groups:
+        shown = {name: value_of(value) for name, value in group.hparams.items() if value}
+        assert "seed" not in shown
+        assert shown["loss"] == group.sessions[0].name.split("-")[0].replace("bad", "focal")
+        loss = compose(f"loss={shown['loss']}").loss
+        assert {f"loss.{key}" for key in loss if not key.startswith("_")} <= set(shown)
+        bad = group.sessions[0].name == "bad"
+        status = api_pb2.STATUS_FAILURE if bad else api_pb2.STATUS_SUCCESS
+        assert [s.status for s in group.sessions] == [status] * len(group.sessions)
+    assert {f.parent.name for f in tmp_path.rglob("events*")} == {
+        f.name for f in tmp_path.iterdir()
+    }
+
+
+def test_a_run_under_way_has_no_end_yet(train, tmp_path):
+    def stopped(self):
+        raise Interrupted(15)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Session, "save", stopped)
+        train(*SMALL)
+    groups = session_groups(tmp_path)
+
+    assert [s.status for g in groups for s in g.sessions] == [api_pb2.STATUS_UNKNOWN]
+
+
+def session_groups(folder):
+    """Return the rows of the HParams page, as TensorBoard itself makes them."""
+    runs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(folder))
+    runs.Reload()
+    provider = data_provider.MultiplexerDataProvider(runs, str(folder))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    wanted = api_pb2.ListSessionGroupsRequest(
+        start_index=0,
+        slice_size=100,
+        allowed_statuses=api_pb2.Status.values(),
+    )
+    response = list_session_groups.Handler(RequestContext(), context, "", wanted).run()
+    return response.session_groups
+
+
+def value_of(value):
+    return getattr(value, value.WhichOneof("kind")) if value.WhichOneof("kind") else None
+
+
+def test_custom_scalars_name_tags_that_the_run_has(run):
+    events = read(run)
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    tags = events.Tags()["scalars"]
+    charts = [chart for category in layout.category for chart in category.chart]
+
+    assert len(charts) == 4
+    for chart in charts:
+        for pattern in chart.multiline.tag:
+            assert sum(bool(re.match(pattern, tag)) for tag in tags) == 1, pattern
+
+
+def test_the_projector_has_each_word_with_its_count(run):
+    config = (run / "projector_config.pbtxt").read_text()
+    (words,) = run.glob("*/words/metadata.tsv")
+    rows = [line.split("\t") for line in words.read_text().splitlines()]
+    vectors = np.loadtxt(words.with_name("tensors.tsv"))
+    state = load_checkpoint(run / "checkpoints" / "best.pt")
+    order = state["class_counts"].argsort(descending=True, stable=True)
+
+    assert f"{words.parent.parent.name}/words/tensors.tsv" in config
+    assert rows[0] == ["word", "count"]
+    assert [int(count) for _, count in rows[1:]] == state["class_counts"][order].tolist()
+    assert rows[1][0] in ascii(state["class_names"][order[0]])
+    assert np.allclose(vectors, state["model"]["embedding.weight"][order], atol=1e-6)
 
 
 def test_there_is_one_event_file_and_no_other_run(run):

@@ -211,15 +211,15 @@ def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
 def _defaults() -> DictConfig:
     """Return the chosen options as their files have them: no value overridden, no key added."""
     hydra_cfg = HydraConfig.get()
+    loader = GlobalHydra.instance().config_loader()
     groups = []
     for override in _as_written(hydra_cfg.overrides.task):
         key = override.split("=", 1)[0]
         if key.startswith("~"):
             raise ConfigError(f"{override}: a setting cannot be removed; set it instead")
-        if key.lstrip("+") in hydra_cfg.runtime.choices:
+        if loader.get_group_options(key.lstrip("+")):
             groups.append(override)
     search = [o for o in _as_written(hydra_cfg.overrides.hydra) if o.startswith("hydra.searchpath")]
-    loader = GlobalHydra.instance().config_loader()
     cfg = loader.load_configuration(hydra_cfg.job.config_name, [*groups, *search], RunMode.RUN)
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "memory_mib": ("MiB", "{:.0f}", None),
 }
 AFTER = ("ece_temperature", "nll_temperature", "temperature", "seconds")
+KEYS = ("task", "loss", "seed", "group", "data", "code", "protocol", "table", "settings")
 BASELINE = "cross_entropy"
 SIGNIFICANCE = 0.05
 
@@ -157,6 +158,7 @@ def read_run(folder: Path) -> Run:
     """Return the run in a folder; one that was stopped has the figures it came to."""
     try:
         identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        identity = {name: identity[name] for name in KEYS}
         lines = list(_lines(folder / "metrics.jsonl"))
         curves: dict[str, list[tuple[int, float]]] = {}
         for line in lines:

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch import Tensor
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from training.checkpoint import unwritable, write_file
@@ -85,6 +87,29 @@ class RunLog:
         image = Summary.Image(encoded_image_string=png)
         image.width, image.height = (int(n) for n in figure.canvas.get_width_height())
         self.summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+    def embedding(
+        self,
+        tag: str,
+        vectors: Tensor,
+        columns: Mapping[str, Sequence[str]],
+        step: int,
+        images: Tensor | None = None,
+    ) -> None:
+        """Log points (N, D) for the Projector, with what is known of each, and its image in [0, 1].
+
+        A resumed run writes them once more at the same place.
+        """
+        shutil.rmtree(self.folder / f"{step:05d}", ignore_errors=True)
+        known = [list(row) for row in zip(*columns.values(), strict=True)]
+
+        def write() -> None:
+            try:
+                self.events.add_embedding(vectors, known, images, step, tag, list(columns))
+            except OSError as error:
+                raise unwritable(self.folder, error, vectors.nbytes) from error
+
+        self.attempt(write)
 
     def summary(self, summary: Summary, step: int = 0) -> None:
         """Log what torch's writer has no method for."""

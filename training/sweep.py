@@ -1,5 +1,6 @@
 """Sweeps: a folder that keeps its name, jobs that need not run twice, and a summary of them all."""
 
+import re
 import sys
 import time
 import traceback
@@ -51,14 +52,15 @@ def with_folder(arguments: list[str], task: str) -> tuple[list[str], Path | None
             keys = [o.key_or_group for o in fixed if not o.key_or_group.startswith("hydra")]
             keys += cfg.hydra.job.config.override_dirname.exclude_keys
             chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
-            experiment = cfg.hydra.runtime.choices.get("experiment") or "sweep"
+            experiment = [o.value() for o in fixed if o.key_or_group == "experiment"] or ["sweep"]
     except Exception:  # Hydra will meet it again, and it is answered there
         return arguments, None
     finally:
         GlobalHydra.instance().clear()
     settings = {key: str(value) for key, value in leaves(cfg) if not key.startswith(OUTSIDE)}
     settings |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
-    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{experiment}-{digest(settings)}")
+    name = "-".join(re.findall(r"\w+", str(experiment[-1])))
+    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{name}-{digest(settings)}")
     names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(keys))}]"
     return [*arguments, names, *([] if chosen else [f"{FOLDER}={folder}"])], folder
 

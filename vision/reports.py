@@ -69,6 +69,32 @@ class ImageReport:
         return Report(text=describe(matrix, classes))
 
 
+class ImageFeatures:
+    """Log what feeds the model's output layer for TensorBoard's Projector, at the end.
+
+    Args:
+        images: how many of the first test images, 0 for none.
+    """
+
+    def __init__(self, images: int) -> None:
+        if not 0 <= images <= 10_000:
+            raise ValueError(f"images must be from 0 to 10000, got {images}")
+        self.images = images
+
+    @torch.no_grad()
+    def __call__(self, moment: Moment) -> Report:
+        """Take the features of the test split, of train where none is held out."""
+        splits = moment.splits
+        split = (splits.test if len(splits.test) else splits.train).first(self.images)
+        if moment.final and self.images:
+            moment.model.eval()
+            features = moment.model.features(split.inputs).cpu()  # type: ignore[operator]
+            labels = [splits.class_names[k] for k in split.targets.tolist()]
+            pictures = split.inputs.cpu() / 255
+            moment.log.embedding("images", features, {"class": labels}, moment.step, pictures)
+        return Report()
+
+
 def tag(label: str) -> str:
     """Return a class's name as part of a tag, where a slash would begin a group."""
     return re.sub(r"[^\w.-]+", "_", label)

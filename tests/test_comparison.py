@@ -1,0 +1,208 @@
+"""Comparing runs: what is averaged, what is not, and what is said; by independent arithmetic."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+
+from scripts import compare as script
+from training.comparison import compare, find_runs, p_value
+from training.comparison_tables import cells, markdown, notes, page, write_files
+from training.errors import DataError
+
+PNG = bytes.fromhex("89504e470d0a1a0a")  # only its bytes are looked at here
+
+
+def write_run(folder, loss="cross_entropy", seed=1, nll=4.0, status="complete", **changed):
+    """Write the three files that a run leaves for programs."""
+    settings = {"loss.gamma": 2.0, "optimizer.lr": 0.004, "trainer.epochs": 8}
+    settings |= changed.pop("settings", {})
+    content = {"task": "ngram", "loss": loss, "seed": seed, "data": "d", "code": "c"}
+    content |= {"group": f"{loss}-{settings}", "protocol": "a text", "settings": settings}
+    content |= {"table": ["nll", "accuracy", "ece"]} | changed
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(content))
+    (folder / "status.json").write_text(json.dumps({"status": status}))
+    lines = [
+        {"step": 5, "split": "train", "loss": 5.0},
+        {"step": 5, "split": "val", "nll": nll + 1},
+        {"step": 9, "split": "val", "nll": nll + 0.5},
+        {"step": 9, "split": "test", "nll": nll, "accuracy": 0.25, "ece": 0.1},
+        {"step": 9, "split": "test", "ece_temperature": 0.05, "temperature": 1.5},
+        {"step": 9, "split": "time", "seconds": 3.0, "memory_mib": 100.0},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "test_reliability.png").write_bytes(PNG)
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    for loss, shift in (("cross_entropy", 0.0), ("mse", 0.5), ("focal", 0.03)):
+        for seed, nll in ((1, 4.0), (2, 4.1), (3, 4.4)):
+            noise = {"focal": 0.02 * (-1) ** seed, "mse": 0.004}.get(loss, 0.0) * seed
+            write_run(tmp_path / f"{loss}-seed{seed}", loss, seed, nll + shift + noise)
+    return tmp_path
+
+
+def only(runs):
+    (comparison,) = compare(find_runs(runs))
+    return comparison
+
+
+def test_a_row_is_the_mean_and_standard_deviation_over_seeds(outputs):
+    comparison = only([outputs])
+
+    assert [row.label for row in comparison.rows] == ["cross_entropy", "focal", "mse"]
+    for row in comparison.rows:
+        values = np.array(list(row.values("nll").values()))
+        assert row.mean("nll") == pytest.approx(values.mean(), rel=1e-12)
+        assert row.spread("nll") == pytest.approx(values.std(ddof=1), rel=1e-12)
+    assert comparison.columns == [
+        "nll",
+        "accuracy",
+        "ece",
+        "ece_temperature",
+        "temperature",
+        "seconds",
+    ]
+    assert comparison.rows[0].mean("val_nll") == pytest.approx(comparison.rows[0].mean("nll") + 0.5)
+
+
+def test_p_values_are_scipys_and_decide_the_mark(outputs):
+    comparison = only([outputs])
+    base, focal, mse = comparison.rows
+
+    for row in (focal, mse):
+        a, b = (list(r.values("nll").values()) for r in (base, row))
+        assert p_value(base.values("nll"), row.values("nll")) == pytest.approx(
+            ttest_rel(a, b).pvalue, rel=1e-9
+        )
+    assert comparison.differs(mse, "nll") and not comparison.differs(focal, "nll")
+    assert not comparison.differs(base, "nll")
+    assert p_value({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}) == 1  # the same run twice
+    assert p_value({1: 1.0}, {1: 2.0}) == 1  # one seed explains nothing
+    assert p_value({1: 1.0, 2: 2.0}, {3: 1.0, 4: 2.0}) == 1  # no pair
+
+
+def test_the_best_is_bold_and_a_real_difference_has_a_star(outputs):
+    headings, rows = cells(only([outputs]), "<{}>")
+
+    assert headings[:3] == ["loss", "seeds", "nll"]
+    assert [row[0] for row in rows if row[2].startswith("<")] == ["cross_entropy"]
+    assert [row[0] for row in rows if row[2].endswith("*")] == ["mse"]
+    assert all(row[1] == "3" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("changed", "mark"), [({"data": "x"}, "other data"), ({"code": "x"}, "other code")]
+)
+def test_runs_on_other_data_or_code_are_marked_and_not_averaged(outputs, changed, mark):
+    write_run(outputs / "other", seed=4, nll=1.0, **changed)
+
+    comparison = only([outputs])
+    marked = [row for row in comparison.rows if row.mark]
+
+    assert [(row.label, row.mark, len(row.runs)) for row in marked] == [("cross_entropy", mark, 1)]
+    assert len(comparison.baseline.runs) == 3
+    assert comparison.best("nll") == comparison.baseline.mean("nll")  # not 1.0
+    assert f"cross_entropy ({mark})" in markdown(comparison)
+
+
+def test_runs_that_did_not_end_are_left_out_by_name(outputs):
+    write_run(outputs / "mse-seed4", "mse", 4, nll=1.0, status="diverged")
+
+    comparison = only([outputs])
+
+    assert "mse-seed4: diverged, left out" in notes(comparison)
+    assert [len(row.runs) for row in comparison.rows] == [3, 3, 3]
+
+
+def test_a_second_run_of_the_same_seed_and_settings_does_not_count_twice(outputs):
+    write_run(outputs / "again", seed=1, nll=0.0)
+
+    comparison = only([outputs])
+
+    assert len(comparison.baseline.runs) == 3
+    assert any("same seed and settings" in note for note in notes(comparison))
+
+
+def test_rows_are_named_by_what_makes_them_differ(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", "focal")
+    write_run(tmp_path / "c", "focal", settings={"loss.gamma": 3.0})
+    write_run(tmp_path / "d", "mse", settings={"trainer.epochs": 4})
+
+    assert {row.label for row in only([tmp_path]).rows} == {
+        *("cross_entropy", "focal, gamma=2.0", "focal, gamma=3.0", "mse, trainer.epochs=4")
+    }
+
+
+def test_of_several_learning_rates_the_lowest_validation_nll_is_named(tmp_path):
+    for lr, nll in ((0.001, 4.2), (0.01, 4.0), (0.1, 4.5)):
+        write_run(tmp_path / f"a{lr}", nll=nll, settings={"optimizer.lr": lr})
+
+    said = notes(only([tmp_path]))
+
+    assert "lowest val nll: cross_entropy, optimizer.lr=0.01" in said
+
+
+def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp_path):
+    comparison = only([outputs])
+    table, numbers, html = write_files([comparison], outputs)
+
+    with numbers.open() as file:
+        found = {(r["loss"], r["figure"]): float(r["mean"]) for r in csv.DictReader(file)}
+    assert found["mse", "nll"] == pytest.approx(comparison.rows[2].mean("nll"), rel=1e-12)
+    assert found["mse", "memory_mib"] == 100
+    assert re.search(r"\| \*\*4\.\d{4} ± 0\.\d{4}\*\* \|", table.read_text())
+
+    loaded, tags = [], []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            tags.append(tag)
+            loaded.extend(v for k, v in attributes if k in ("src", "href", "xlink:href") and v)
+
+    Links().feed(html.read_text())
+    assert tags.count("svg") == 1 and tags.count("img") == 3
+    assert all(link.startswith(("data:", "#")) for link in loaded)
+    assert not {"script", "link", "iframe"} & set(tags)
+    assert "<b>4." in html.read_text() and "\0" not in html.read_text()
+
+
+def test_a_name_cannot_break_the_page(tmp_path):
+    write_run(tmp_path / "a", loss="<script>x</script>")
+
+    assert "<script>" not in page([only([tmp_path])])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "holds no run"), ("{", "cannot be read"), ("{}", "cannot be read")]
+)
+def test_what_is_no_run_is_refused_by_name(tmp_path, content, said):
+    (tmp_path / "run").mkdir()
+    if content:
+        (tmp_path / "run" / "run.json").write_text(content)
+
+    with pytest.raises(DataError, match=f"run: {said}"):
+        compare(find_runs([tmp_path / "run"]))
+
+
+def test_the_script_prints_and_writes_beside_the_runs(outputs, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare.py", str(outputs)])
+    script.main()
+
+    shown = capsys.readouterr().out
+    assert "cross_entropy" in shown and str(outputs / "compare.html") in shown
+    assert (outputs / "compare.html").exists()
+
+    monkeypatch.setattr("sys.argv", ["compare.py", str(outputs / "nothing")])
+    with pytest.raises(SystemExit) as stop:
+        script.main()
+    assert stop.value.code == 4
+    assert capsys.readouterr().err.startswith(f"error: {outputs / 'nothing'}: holds no run")

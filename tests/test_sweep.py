@@ -1,0 +1,149 @@
+"""Sweeps: their folder, what runs again and what does not, failures, and what a job's name says."""
+
+from pathlib import Path
+
+import pytest
+from conftest import compose
+from hydra.core.hydra_config import HydraConfig
+
+from training import session
+from training.comparison import find_runs
+from training.resume import read_status
+from training.signals import Interrupted
+from training.sweep import with_folder
+
+LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "loss").glob("*.yaml"))
+
+
+def contents(folder):
+    return {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
+    words = ("-m", "debug=smoke", "loss=mse,cross_entropy", "seed=1,2")
+    code, out, _ = command_line(*words)
+    (folder,) = Path("outputs").iterdir()
+    jobs = {f"{loss}-seed{seed}" for loss in ("mse", "cross_entropy") for seed in (1, 2)}
+
+    assert code == 0
+    assert {f.name for f in folder.iterdir() if f.is_dir()} == jobs
+    assert {"compare.md", "compare.csv", "compare.html"} <= {f.name for f in folder.iterdir()}
+    assert "cross_entropy" in out and "± " in out and "MiB" in out
+
+    (folder / "mse-seed2").rename(folder.parent.parent / "gone")
+    kept = contents(folder / "mse-seed1")
+    code, out, _ = command_line(*words)
+
+    assert code == 0 and out.count("complete already") == 3
+    assert contents(folder / "mse-seed1") == kept
+    runs = {run.folder.name: run for run in find_runs([folder])}
+    (gone,) = find_runs(["gone"])
+    for name, value in gone.figures.items():
+        if name not in ("seconds", "memory_mib"):
+            assert runs["mse-seed2"].figures[name] == value, name
+
+
+def test_a_failing_job_says_so_at_once_and_the_sweep_tells_all_and_its_code(command_line):
+    code, out, err = command_line(
+        "-m", "debug=smoke", "loss=distillation,mse", "data.max_lines=300"
+    )
+
+    assert code == 2
+    assert err.splitlines()[0].startswith(
+        "distillation-seed1 failed: loss.teacher.run: is required"
+    )
+    (folder,) = Path("outputs").iterdir()
+    assert read_status(folder / "distillation-seed1")["exit_code"] == 2
+    assert read_status(folder / "mse-seed1")["status"] == "complete"
+    assert "failed" in out and "mse-seed1" in out
+
+    code, _, err = command_line("-m", "debug=smoke", "loss=distillation,mse", "data.max_lines=300")
+    assert code == 2 and "distillation-seed1 failed" in err  # tried again, and told again
+
+
+def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monkeypatch):
+    words = ("-m", "debug=smoke", "data.max_lines=300", "optimizer=sgd")
+    code, _, err = command_line(*words, "optimizer.lr=1e38,0.1")
+
+    assert code == 3 and "stopped" in err
+
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(session, "draw_reliability", broken)
+    code, out, err = command_line(*words, "optimizer.lr=0.2,0.3")
+    assert code == 1 and "Traceback" in err and out.count("a bug") == 2
+
+
+def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypatch):
+    words = ("-m", "debug=smoke", "loss=mse,cross_entropy", "trainer.save_every=1")
+    real = session.Session.save
+
+    def interrupted(self):
+        real(self)
+        if self.trainer.step == 2:
+            raise Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Session, "save", interrupted)
+        assert command_line(*words)[0] == 143
+    (folder,) = Path("outputs").iterdir()
+    events = list((folder / "mse-seed1").glob("events*"))
+    assert read_status(folder / "mse-seed1")["status"] == "interrupted"
+    assert not (folder / "cross_entropy-seed1").exists()  # a signal ends the sweep
+
+    assert command_line(*words)[0] == 0
+    assert list((folder / "mse-seed1").glob("events*")) == events
+    assert all(run.status == "complete" for run in find_runs([folder]))
+
+
+def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept():
+    def folder(*words):
+        return with_folder(["-m", *words], "ngram")[1]
+
+    plain = folder("loss=mse,nll")
+
+    assert plain == folder("seed=1,2,3") == folder("loss=glob(*)", "threads=2", "device=cpu")
+    assert plain.name.startswith("ngram-sweep-")
+    assert folder("experiment=tune_lr").name.startswith("ngram-tune_lr-")
+    both = folder("experiment=[tiny_shakespeare_fast,tune_lr]")
+    assert both.name.startswith("ngram-tiny_shakespeare_fast-tune_lr-")
+    others = [
+        folder("trainer.epochs=3"),
+        folder("loss.gamma=3", "loss=focal"),
+        folder("data=sonnets"),
+    ]
+    assert len({plain, *others[:2]}) == 3 and others[2] == plain
+    assert folder("hydra.sweep.dir=mine") == Path("mine")
+
+
+@pytest.mark.parametrize("task", ["ngram", "vision"])
+def test_compare_losses_gives_each_loss_its_own_learning_rate_and_all_the_same_seeds(task):
+    cfg = compose("experiment=compare_losses", task=task, hydra_too=True)
+    params = cfg.hydra.sweeper.params
+    (rates,) = cfg.best_lr.values()
+
+    assert params == {"loss": "glob(*,exclude=distillation)", "seed": "1,2,3"}
+    assert set(rates) == set(LOSSES) - {"distillation"}
+    for loss in rates:
+        cfg = compose("experiment=compare_losses", f"loss={loss}", task=task, hydra_too=True)
+        HydraConfig.instance().set_config(cfg)
+        assert cfg.optimizer.lr == rates[loss]
+
+
+def test_a_sweep_without_m_says_that_it_is_one(command_line):
+    code, _, err = command_line("experiment=compare_losses")
+
+    assert (code, err) == (2, "error: experiment=compare_losses: is a sweep; add -m\n")
+    assert not any(Path("outputs").iterdir())
+
+
+@pytest.mark.slow
+def test_jobs_run_side_by_side_with_joblib(command_line):
+    words = ("-m", "debug=smoke", "loss=mse,cross_entropy,distillation", "data.max_lines=300")
+    code, _, _ = command_line(*words, "launcher=parallel")
+
+    assert code == 2  # distillation has no teacher
+    (folder,) = Path("outputs").iterdir()
+    done = [run.folder.name for run in find_runs([folder]) if run.status == "complete"]
+    assert done == ["cross_entropy-seed1", "mse-seed1"]
