@@ -292,3 +292,14 @@ def test_torchrun_has_one_folder_one_screen_and_one_line_for_a_mistake(tmp_path)
     assert (good.returncode, read_status(folder)["status"]) == (0, "complete")
     assert good.stdout.count("epoch 2/2") == good.stdout.count("run folder:") == 1
     assert (bad.returncode, bad.stderr.count("error: loss=no: no such option")) == (1, 1)
+
+
+def test_a_sweep_goes_through_submitit(command_line, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra: slurm")
+    sweep = ["-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+
+    code, _, _ = command_line(*RUN, *sweep, "seed=1,2")
+
+    assert code == 0
+    for seed in (1, 2):
+        assert read_status(tmp_path / f"sweep/cross_entropy-seed{seed}")["status"] == "complete"
