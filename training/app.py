@@ -5,9 +5,10 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -25,10 +26,28 @@ from training.identity import digest
 from training.resume import continued
 from training.signals import Interrupted, handling, interruption, stop_now
 
+T = TypeVar("T")
+
 
 def main(task: str) -> None:
-    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code."""
+    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code.
+
+    Under torchrun every process composes the settings: the first one's words and folder are taken.
+    """
+    if "RANK" not in os.environ:
+        _main(task)
+        return
+    from training.distributed import joined  # torch takes seconds
+
+    with joined():
+        _main(task)
+
+
+def _main(task: str) -> None:
     use_task_options(task)
+    if "RANK" in os.environ:
+        stamp = _from_main(unique_stamp)
+        OmegaConf.register_new_resolver("unique", lambda: stamp, replace=True)
     # Hydra's parser wants its options before the settings; people type them in any order
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     _failures.clear()
@@ -41,25 +60,49 @@ def main(task: str) -> None:
     application = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=task)(_job)
     try:
         with handling(stop_now):
-            sys.argv[1:] = continued(sys.argv[1:], task)
+            sys.argv[1:] = _from_main(lambda: continued(sys.argv[1:], task))
             if {"-m", "--multirun"} & set(sys.argv[1:]):
+                if "RANK" in os.environ:
+                    raise ConfigError("-m: each run of a sweep is one process; leave torchrun out")
                 sweep.main(application, task)
             else:
                 application()
     except (Interrupted, Exception) as error:
         if stop := interruption(error):
-            if str(stop):  # else the run has said where it stands
+            if str(stop) and _first_to_fail():  # else the run has said where it stands
                 print(stop, file=sys.stderr)
             sys.exit(stop.exit_code)
         if not isinstance(error, UserError):
             if _started:  # a job's own: a bug, and shown as one
+                if not _first_to_fail():
+                    sys.exit(1)
                 raise
             overrides = [word for word in sys.argv[1:] if not word.startswith("-")]
             error = explain(error, _known_names(task), overrides)
         _failures.append(error)
     for failure in _failures[-1:]:
-        print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
+        if _first_to_fail():
+            print(f"error: {' '.join(str(failure).split())}", file=sys.stderr)
         sys.exit(failure.exit_code)
+
+
+def _from_main(make: Callable[[], T]) -> T:
+    """Return what `make` gives, under torchrun in the first process."""
+    if "RANK" not in os.environ:
+        return make()
+    from training.distributed import from_main, peers
+
+    with peers():
+        return from_main(make)
+
+
+def _first_to_fail() -> bool:
+    """Say whether this process is to tell: the others were only dragged along."""
+    if "RANK" not in os.environ:
+        return True
+    from training.distributed import first_to_fail
+
+    return first_to_fail()
 
 
 # Hydra would add lines of its own to an exception, and tell of a sweep's first only at its end.
@@ -152,10 +195,13 @@ def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
             raise ConfigError(
                 f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
             )
-        from training.run import run  # torch: only once the settings are known to compose
+        # torch: only once the settings are known to compose
+        from training.distributed import peers
+        from training.run import run
 
         overrides = [o for o in given if not o.startswith("resume=")]
-        return run(cfg, folder, overrides, hydra_cfg.runtime.choices, quiet)
+        with peers():
+            return run(cfg, folder, overrides, hydra_cfg.runtime.choices, quiet)
     except (ConfigError, DataError) as error:
         if any(_key(o) in str(error) for o in given):
             raise

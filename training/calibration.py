@@ -123,7 +123,9 @@ class Calibration:
             self._overflow()
 
     def all_reduce(self) -> None:
-        """Merge the predictions of all processes of torch.distributed, in each of them."""
+        """Merge the predictions of all processes of the run, in each of them."""
+        if not dist.is_initialized():
+            return
         for tensor in self.tensors():
             dist.all_reduce(tensor)
         overflow = self.kept.shape[1] + 1

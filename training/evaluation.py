@@ -12,6 +12,7 @@ from losses import ClassificationLoss
 from training.calibration import Calibration
 from training.calibration_error import Bins, expected_error
 from training.data import Split
+from training.distributed import from_all, rank, together, world_size
 from training.errors import DivergedError
 from training.metrics import Metrics
 
@@ -37,16 +38,15 @@ def evaluate(
     """Measure the model on a split, by the probabilities of the loss's link.
 
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
-    reported one. A model whose outputs are not finite is never scored.
+    reported one. A model whose outputs are not finite is never scored. Of several processes each
+    measures a share of the rows, and all get the figures of the whole split.
     """
     try:
         return _evaluate(model, loss_fn, split, num_classes, max_rows)
     except ValueError as error:
-        for logits, _, _ in logits_of(model, split, num_classes, max_rows):
-            if not logits.detach().isfinite().all():
-                raise DivergedError(
-                    "the model's logits are not finite, it is not scored"
-                ) from error
+        chunks = logits_of(model, split, num_classes, max_rows, shared=True)
+        if not all(from_all(all(logits.detach().isfinite().all() for logits, _, _ in chunks))):
+            raise DivergedError("the model's logits are not finite, it is not scored") from error
         raise
 
 
@@ -65,33 +65,44 @@ def _evaluate(
     other_link = partial(F.log_softmax, dim=1) if reports_own else loss_fn.own_log_probs
     other = Calibration(device=device)
     first = True
-    for logits, inputs, targets in logits_of(model, split, num_classes, max_rows):
-        if first:
-            loss_fn.check(logits, targets)
-            first = False
-        log_probs = loss_fn.log_probs(logits)
-        loss_sums = loss_fn.sums(logits, targets, inputs)
-        metrics.update(log_probs, targets, loss_sums=loss_sums)
-        if loss_fn.link_differs:
-            other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
+    with together():
+        for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
+            if first:
+                loss_fn.check(logits, targets)
+                first = False
+            log_probs = loss_fn.log_probs(logits)
+            loss_sums = loss_fn.sums(logits, targets, inputs)
+            metrics.update(log_probs, targets, loss_sums=loss_sums)
+            if loss_fn.link_differs:
+                other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
+    metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
+        other.all_reduce()
         both = [figures["ece"], expected_error(other.bins())]
         figures |= zip(("ece_own", "ece_softmax")[:: 1 if reports_own else -1], both, strict=True)
     return Evaluation(figures, metrics.bins())
 
 
 def logits_of(
-    model: nn.Module, split: Split, num_classes: int, max_rows: int | None = None
+    model: nn.Module,
+    split: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (logits, inputs, targets) of a few rows at a time, never those of a whole split.
 
     The model's `features` are computed in larger batches than its `head`, whose rows may be wide.
+    `shared` leaves to each process of a run its turns among the same batches: a row's logits do not
+    depend on who computes them.
     """
     model.eval()
     rows = max(1, CHUNK_LOGITS // num_classes)
     total = min(len(split), max_rows or len(split))
-    for start in range(0, total, FEATURE_ROWS):
+    turn, turns = (rank(), world_size()) if shared else (0, 1)
+    for start in range(turn * FEATURE_ROWS, total, turns * FEATURE_ROWS):
         batch = slice(start, min(total, start + FEATURE_ROWS))
         inputs, targets = split.inputs[batch], split.targets[batch]
         features = model.features(inputs)  # type: ignore[operator]

@@ -144,6 +144,29 @@ class RunLog:
             file.file.close()
 
 
+class NoLog(RunLog):
+    """The log of a process that is not the first of its run: nothing is written."""
+
+    def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
+        """Write nothing."""
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Write nothing."""
+
+    def attempt(self, write: Callable[[], None]) -> bool:
+        """Write nothing, which succeeds."""
+        return True
+
+    def sync(self) -> dict[str, Any]:
+        """Have no files."""
+        return {}
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+    close = flush
+
+
 class GrowingFile:
     """A file that is only appended to, whole pieces or none.
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from losses import ClassificationLoss
 from training.data import Split, epoch_order
+from training.distributed import Together, agreed, own_share
 from training.errors import DivergedError
 from training.log import RunLog
 from training.objective import Objective
@@ -84,7 +86,8 @@ class Trainer:
     """What training changes, and what a step of it needs.
 
     `on_step(step, loss, examples a second)` is told every `log_every` steps; `save()` is called
-    every `save_every`, and after the step during which a signal was added to `signals`.
+    every `save_every`, and after the step during which a signal was added to `signals` (of any
+    process of the run).
     """
 
     model: nn.Module
@@ -103,6 +106,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.objective = Objective(self.model, self.loss_fn, self.settings.precision)
+        self.summed = Together(self.objective) if dist.is_initialized() else self.objective
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.epoch_loss = RunningLoss()
         self.window = RunningLoss()  # since something was last logged; epochs may be shorter
@@ -143,15 +147,15 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
     That is the sum of losses / the sum of normalisers.
     """
     trainer.begin(epoch)
-    objective, optimizer, settings = trainer.objective, trainer.optimizer, trainer.settings
+    objective, optimizer, settings = trainer.summed, trainer.optimizer, trainer.settings
     num_steps = trainer.num_steps(len(split))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     guard = Guard(trainer, split.targets.device)
     sums = trainer.loss_fn.reduction == "sum"
     trainer.model.train()
-    for batch in _batches(split, epoch, trainer):
+    for rows, num_examples in _batches(split, epoch, trainer):
         trainer.set_lr(num_steps)
-        inputs, targets = split.batch(batch, epoch)
+        inputs, targets = split.batch(rows, epoch)
         total, normaliser = objective(inputs, targets)
         share = None if sums else normaliser.clamp(min=TINY).reciprocal()
         for p in parameters:
@@ -161,32 +165,35 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         guard.check(total, norm, share)
         optimizer.step()
         trainer.step += 1
-        trainer.visited += len(targets)
+        trainer.visited += num_examples
 
-        counted = guard.value(total), guard.value(normaliser), len(targets)
+        counted = guard.value(total), guard.value(normaliser), num_examples
         trainer.epoch_loss.add(*counted)
         trainer.window.add(*counted)
         if trainer.step % settings.log_every == 0:
             guard.read()
             trainer.log_window()
-        if trainer.signals or trainer.step % settings.save_every == 0:
+        if agreed(trainer.signals) or trainer.step % settings.save_every == 0:
             guard.read()
             trainer.save()
     guard.read()
     return trainer.epoch_loss.mean()
 
 
-def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[Tensor | slice]:
-    """Yield the indices of each batch not yet visited, on the split's device, or as a slice."""
+def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[tuple[Tensor | slice, int]]:
+    """Yield this process's rows of each batch not yet visited, and the examples of the batch.
+
+    Rows are indices on the split's device, or a slice.
+    """
     n, settings = len(split), trainer.settings
     size = settings.batch_size
     limit = min(n, settings.steps_per_epoch(n) * size)
     if settings.shuffle:
-        order = epoch_order(n, trainer.seed, epoch)[trainer.visited : limit]
-        yield from order.to(split.targets.device).split(size)
-    else:
-        starts = range(trainer.visited, limit, size)
-        yield from (slice(start, min(limit, start + size)) for start in starts)
+        order = epoch_order(n, trainer.seed, epoch)[:limit].to(split.targets.device)
+    for start in range(trainer.visited, limit, size):
+        end = min(limit, start + size)
+        rows = slice(*own_share(start, end))
+        yield order[rows] if settings.shuffle else rows, end - start
 
 
 def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:

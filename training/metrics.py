@@ -191,7 +191,9 @@ class Metrics:
         self.calibration.merge(other.calibration)
 
     def all_reduce(self) -> None:
-        """Merge the trackers of all processes of torch.distributed, in each of them."""
+        """Merge the trackers of all processes of the run, in each of them."""
+        if not dist.is_initialized():
+            return
         for tensor in self._own_tensors():
             dist.all_reduce(tensor)
         self.calibration.all_reduce()

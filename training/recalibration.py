@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from training.data import Split
+from training.distributed import from_main, together
 from training.evaluation import Evaluation, logits_of
 from training.metrics import Metrics
 from training.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
@@ -36,9 +37,11 @@ def log_probs_of(
     split: Split,
     num_classes: int,
     max_rows: int | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (log_probs, targets) of a few rows at a time, by the link that the loss reports."""
-    for logits, _, targets in logits_of(model, split, num_classes, max_rows):
+    for logits, _, targets in logits_of(model, split, num_classes, max_rows, shared=shared):
         yield loss_fn.log_probs(logits), targets
 
 
@@ -55,13 +58,19 @@ def recalibrate(
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
         return log_probs_of(model, loss_fn, calibration, num_classes, max_rows)
 
-    kept = list(chunks()) if len(calibration) * num_classes <= MAX_KEPT else None
-    fit = fit_temperature_in_chunks(
-        lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
-    )
+    def fitted() -> TemperatureFit:
+        kept = list(chunks()) if len(calibration) * num_classes <= MAX_KEPT else None
+        return fit_temperature_in_chunks(
+            lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
+        )
+
+    fit = from_main(fitted)
     if fit.at_bound:  # on a split without mistakes T goes to 0: certain, also of the wrong
         fit = replace(fit, temperature=1.0, nll_after=fit.nll_before)
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
-    for log_probs, targets in log_probs_of(model, loss_fn, test, num_classes, max_rows):
-        metrics.update(apply_temperature(log_probs, fit.temperature), targets)
+    with together():
+        rows = log_probs_of(model, loss_fn, test, num_classes, max_rows, shared=True)
+        for log_probs, targets in rows:
+            metrics.update(apply_temperature(log_probs, fit.temperature), targets)
+    metrics.all_reduce()
     return Recalibration(fit, Evaluation(metrics.compute(), metrics.bins()))

@@ -2,23 +2,25 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from losses import ClassificationLoss
-from training.checkpoint import use_newest
 from training.comparison import COLUMNS
 from training.config import find_target, instantiate
 from training.cost import Cost
 from training.data import Splits, stream_seed
-from training.errors import CheckpointError, ConfigError, DivergedError
+from training.distributed import from_main, is_main, local_rank, peers, rank
+from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.evaluation import logits_of
 from training.hparams import log_end, log_start
 from training.identity import identity
-from training.log import RunLog
+from training.log import NoLog, RunLog
 from training.loop import Trainer, TrainerSettings
 from training.report import Reporter
 from training.resume import check_changes, command, read_status
@@ -38,33 +40,36 @@ def run(
 
     With `cfg.resume` the run in `folder` goes on: to the same end, bit for bit, as if it had never
     stopped. `overrides` are what the settings were composed of, kept so that it can; `choices` the
-    option of each group. A `quiet` run prints warnings only.
+    option of each group. A `quiet` run prints warnings only. Of several processes the first has the
+    folder, and reads and writes it for all.
     """
     cost = Cost()
     width = None if sys.stdout.isatty() else 120
     console = Console(width=width, highlight=False, quiet=quiet)
     resumed, cfg.resume = cfg.resume is not None, None
-    if resumed:
+    if resumed and is_main():
         check_changes(folder, cfg, console)
     session = build(cfg, folder, console)
     session.cost = cost
     session.identity = identity(cfg, choices or {}, session.splits.protocol, session.data)
     console.print(f"data: {session.splits.protocol}", markup=False, soft_wrap=True)
-    with locked(folder), handling(session.trainer.signals.append):
-        if not resumed:
+    lock = locked(folder) if is_main() else nullcontext()
+    with lock, handling(session.trainer.signals.append):
+        if not resumed and is_main():
             claim(folder)
-        damaged = use_newest(folder, session.restore) if resumed else []
-        complete = resumed and read_status(folder).get("status") == "complete"
+        damaged = session.restore_newest() if resumed else []
+        complete = resumed and from_main(lambda: read_status(folder).get("status")) == "complete"
         if complete and session.finished >= session.trainer.settings.epochs:
             console.print(
                 f"already complete at step {session.trainer.step}: {folder}", soft_wrap=True
             )
             return session.best
-        if resumed:
+        if resumed and is_main():
             set_aside(folder, damaged)
             session.check_best()
             console.print(f"resuming at step {session.trainer.step}")
-        write_settings(folder, cfg, overrides, session.identity)
+        if is_main():
+            write_settings(folder, cfg, overrides, session.identity)
         return train(session, list(cfg.table))
 
 
@@ -77,10 +82,13 @@ def train(session: Session, columns: list[str]) -> float:
             log.text("config", session.config, trainer.step)
         if not trainer.step:
             log.text("data", session.splits.protocol)
-            log_start(log, session.identity)
-        nll = fit(session)
-        finish(session, columns)
-        log_end(log, success=True)
+            if is_main():
+                log_start(log, session.identity)
+        with peers():
+            nll = fit(session)
+            finish(session, columns)
+        if is_main():
+            log_end(log, success=True)
         log.flush()
         if log.failures:
             raise CheckpointError(
@@ -91,7 +99,7 @@ def train(session: Session, columns: list[str]) -> float:
         return nll
     except BaseException as error:
         status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
-        if status != "interrupted":
+        if status != "interrupted" and is_main():
             log_end(log, success=False)
         session.write_status(status, str(error), getattr(error, "exit_code", 1))
         if status == "interrupted":
@@ -108,6 +116,8 @@ def build(cfg: DictConfig, folder: Path, console: Console) -> Session:
     settings, reporters = try_settings(cfg)
     splits: Splits = instantiate(cfg.data, cfg.trusted_targets)
     data = splits.fingerprint()
+    if data != from_main(lambda: data):
+        raise DataError(f"data: process {rank()} has read other examples than process 0")
     filled = with_facts(cfg, splits.num_classes, splits.class_counts)
     splits = splits.to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
@@ -117,9 +127,10 @@ def build(cfg: DictConfig, folder: Path, console: Console) -> Session:
     parameters = [model.parameters()]
     optimizer = instantiate(filled.optimizer, cfg.trusted_targets, call_with=parameters)
     schedule = instantiate(filled.scheduler, cfg.trusted_targets)
-    torch.manual_seed(stream_seed(cfg.seed, "noise"))  # dropout and the like: the same for any loss
+    # dropout and the like: the same for any loss, another in each process
+    torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
     try_loss(model, loss_fn, splits)
-    log = RunLog(folder)
+    log = RunLog(folder) if is_main() else NoLog(folder)
     trainer = Trainer(model, loss_fn, optimizer, schedule, settings, cfg.seed, log)
     config = OmegaConf.to_yaml(cfg)
     return Session(trainer, splits, reporters, folder, console, cfg.task, config, data)
@@ -173,13 +184,16 @@ def try_loss(model: torch.nn.Module, loss_fn: ClassificationLoss, splits: Splits
 
 def pick_device(name: str) -> torch.device:
     """Return the device of that name; "auto" is the first of cuda, mps and cpu that is here."""
+    several = dist.is_initialized()
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available() and not several,
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, here in available.items() if here))
+        name = next(kind for kind, here in available.items() if here)
+    if name == "cuda" and several:  # each process its own
+        name = f"cuda:{local_rank()}"
     try:
         if not available.get(name.split(":")[0], False):
             raise RuntimeError

@@ -19,9 +19,11 @@ from training.checkpoint import (
     save_checkpoint,
     step_files,
     step_path,
+    use_newest,
 )
 from training.cost import Cost
 from training.data import Splits
+from training.distributed import agreed, from_main, is_main
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import Evaluation, evaluate
 from training.loop import OnStep, Trainer, train_epoch
@@ -66,8 +68,9 @@ class Session:
 
     def stop_if_asked(self) -> None:
         """Obey a signal that came since the last step."""
-        if self.trainer.signals:
-            raise Interrupted(self.trainer.signals[0])
+        number = agreed(self.trainer.signals)
+        if number:
+            raise Interrupted(number)
 
     def save(self) -> None:
         """Write a checkpoint to resume from; then obey a signal, if one came."""
@@ -79,7 +82,7 @@ class Session:
         weights = best_state(trainer.model, self.splits, trainer.step, trainer.epoch, None)
         state = weights | trainer_state(trainer) | progress
         path = step_path(folder, trainer.step)
-        if trainer.log.attempt(lambda: save_checkpoint(state, path)):
+        if trainer.log.attempt(lambda: save_checkpoint(state, path)) and is_main():
             for old in step_files(folder)[KEPT:]:
                 old.unlink(missing_ok=True)
         self.write_status("running")
@@ -99,6 +102,20 @@ class Session:
         state = best_state(trainer.model, self.splits, trainer.step, epoch, nll)
         if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST)):
             self.best, self.best_step = nll, trainer.step
+
+    def restore_newest(self) -> list[Path]:
+        """Go back to the newest good checkpoint, read by one for all; return those damaged."""
+        used: list[tuple[dict[str, Any], Path]] = []
+
+        def use(state: dict[str, Any], path: Path) -> None:
+            self.restore(state, path)
+            used.append((state, path))
+
+        damaged = use_newest(self.folder, use) if is_main() else []
+        used = from_main(lambda: used)
+        if used and not is_main():
+            self.restore(*used[0])
+        return damaged
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
         """Go back to where a checkpoint was written, the log files apart."""
@@ -202,7 +219,7 @@ def fit(session: Session) -> float:
                 session.save()
     if not session.best_step:
         raise CheckpointError(f"{path}: could not be written, there are no weights to test")
-    load_weights(trainer.model, load_checkpoint(path), path)
+    load_weights(trainer.model, from_main(lambda: load_checkpoint(path)), path)
     return session.best
 
 
@@ -221,7 +238,7 @@ def evaluate_epoch(session: Session, epoch: int, loss: float) -> None:
     is_best = nll < session.best
     line += "  (best)" if is_best else ""
     session.console.print(f"{line}  ECE {metrics['ece']:.4f}")
-    if trainer.settings.draws(epoch):
+    if is_main() and trainer.settings.draws(epoch):
         session.draw(name, before=evaluation)
         if epoch < trainer.settings.epochs:  # `finish` reports on the best weights
             session.report(final=False)
@@ -240,8 +257,10 @@ def finish(session: Session, columns: list[str]) -> None:
         bound = f" (the {fit.at_bound} bound was reached)" if fit.at_bound else ""
         evaluations[f"after, T = {fit.temperature:.2f}"] = recalibration.test
         rows[f"{name}, T = {fit.temperature:.3f}{bound}"] = recalibration.test.metrics
-    session.draw(name, **evaluations)
     session.stop_if_asked()
+    if not is_main():
+        return
+    session.draw(name, **evaluations)
     reports = session.report(final=True)
     for report in reports:
         rows |= report.rows

@@ -6,12 +6,15 @@ from typing import Any
 import torch
 
 from training.checkpoint import load_weights
+from training.data import stream_seed
+from training.distributed import from_all, rank, world_size
 from training.errors import CheckpointError
 from training.loop import RunningLoss, Trainer
 
 
 def trainer_state(trainer: Trainer) -> dict[str, Any]:
     """Return what the loop needs to go on as if never stopped, the weights apart."""
+    random, *others = from_all(random_state())
     return {
         "optimizer": trainer.optimizer.state_dict(),
         "optimizer_class": type(trainer.optimizer).__name__,
@@ -20,7 +23,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
         "visited": trainer.visited,
         "epoch_loss": trainer.epoch_loss.state(),
         "window": trainer.window.state(),
-        "random": random_state(),
+        "random": random | {str(n): states for n, states in enumerate(others, 1)},
         "machine": machine(trainer),
     }
 
@@ -49,7 +52,11 @@ def restore_trainer(trainer: Trainer, state: dict[str, Any], path: Path) -> None
         trainer.epoch_loss, trainer.window = RunningLoss(), RunningLoss()
         trainer.epoch_loss.add(*state["epoch_loss"])
         trainer.window.add(*state["window"])
-        set_random_state(state["random"])
+        random = state["random"].get(str(rank())) if rank() else state["random"]
+        if random:
+            set_random_state(random)
+        else:  # there were fewer processes
+            torch.manual_seed(stream_seed(trainer.seed, "noise", rank(), state["step"]))
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not fit this run ({error})") from error
     trainer.step, trainer.epoch = state["step"], state["epoch"]
@@ -83,4 +90,6 @@ def set_random_state(states: dict[str, torch.Tensor]) -> None:
 def machine(trainer: Trainer) -> str:
     """Say what the last bits of a sum depend on."""
     device = next(trainer.model.parameters()).device.type
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    processes = f"{world_size()} processes, " if world_size() > 1 else ""
+    threads = torch.get_num_threads()
+    return f"{device}, {processes}{threads} threads, torch {torch.__version__}"

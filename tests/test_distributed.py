@@ -1,0 +1,305 @@
+"""A run on several processes is the run that one makes, and ends as one."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, compose
+from torch import nn
+
+from losses import CrossEntropyLoss
+from training import distributed, evaluation, session
+from training.checkpoint import load_checkpoint, step_files
+from training.data import Split
+from training.errors import DivergedError
+from training.evaluation import evaluate
+from training.log import NoLog
+from training.loop import Trainer, TrainerSettings, train_epoch
+from training.recalibration import recalibrate
+from training.resume import read_status
+from training.run import run
+from training.run_folder import read_metrics
+
+# A server that has torch imported forks the processes: each is there at once.
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["torch._dynamo", "test_distributed"])
+
+
+def on(world_size, function, *arguments, patience=distributed.PATIENCE):
+    """Return what `function` gives in each of that many processes; an exception is given, too."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    pipes = [server.Pipe(duplex=False) for _ in range(world_size)]
+    processes = [
+        server.Process(
+            target=_process, args=(n, world_size, port, patience, pipe, function, arguments)
+        )
+        for n, (_, pipe) in enumerate(pipes)
+    ]
+    with patch.dict(os.environ, PYTHONPATH=f"{ROOT / 'tests'}:{ROOT}"):  # the server's
+        for process in processes:
+            process.start()
+    for _, pipe in pipes:
+        pipe.close()
+    results = []
+    for (pipe, _), process in zip(pipes, processes, strict=True):
+        try:
+            results.append(pipe.recv())
+        except EOFError:  # it was killed
+            results.append(None)
+        process.join(60)
+        assert process.exitcode is not None
+    return results
+
+
+def _process(rank, world_size, port, patience, pipe, function, arguments):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.PATIENCE = patience
+    with distributed.joined():
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            result = error
+        pipe.send(result)
+        if isinstance(result, Exception):
+            os._exit(1)
+
+
+# --- a training step
+
+
+def image_model():
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
+    return nn.Sequential(*layers).double()
+
+
+def trained(bad_row=None):
+    """Train an epoch of 4 steps, the last on one example; targets are ignored and weighted."""
+    model = image_model()
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(49, 1, 6, 6, dtype=torch.float64, generator=generator)
+    targets = torch.randint(0, 5, (49,), generator=generator)
+    targets[:14] = -100  # of the first batch only two count
+    if bad_row is not None:
+        inputs[bad_row] = torch.nan
+    loss_fn = CrossEntropyLoss(weight=[0.1, 5.0, 1.0, 2.0, 0.5]).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    settings = TrainerSettings(epochs=1, batch_size=16, shuffle=False)
+    trainer = Trainer(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1, NoLog(Path()))
+    try:
+        loss = train_epoch(trainer, Split(inputs, targets), 1)
+    except DivergedError:
+        loss = None
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    tensors |= {f"{name}.grad": p.grad.numpy() for name, p in model.named_parameters()}
+    return loss, trainer.step, trainer.visited, tensors
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_take_the_steps_of_one(world_size):
+    loss, step, visited, tensors = trained()
+
+    results = on(world_size, trained)
+
+    for theirs in results:
+        assert theirs[:3] == (pytest.approx(loss, rel=1e-12), step, visited)
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(theirs[3][name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step():
+    bad_row = 31  # the last of the second batch, which the second process has
+
+    first, second = on(2, trained, bad_row)
+
+    assert first[:3] == second[:3] == (None, 1, 16)
+    for name, tensor in first[3].items():
+        if not name.endswith(".grad") and "running" not in name:
+            assert np.isfinite(tensor).all(), name
+            np.testing.assert_array_equal(tensor, second[3][name])
+
+
+# --- an evaluation
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Flatten(), nn.Linear(6, 5)
+
+
+def measured(num_rows, bad_row=None):
+    """Return the metrics of batches of 16 rows, and those after temperature."""
+    torch.manual_seed(3)
+    model = Linear()
+    inputs, targets = torch.randn(num_rows, 6), torch.randint(0, 5, (num_rows,))
+    targets[::7] = -100
+    if bad_row is not None:
+        inputs[bad_row] = torch.inf
+    split, loss_fn = Split(inputs, targets), CrossEntropyLoss(weight=[1.0, 2.0, 3.0, 4.0, 5.0])
+    evaluation.FEATURE_ROWS = 16
+    with torch.no_grad():
+        metrics = evaluate(model, loss_fn, split, 5).metrics
+        return metrics, recalibrate(model, loss_fn, split, split, 5).scalars()
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_metrics_are_those_of_one_process(world_size, monkeypatch):
+    monkeypatch.setattr(evaluation, "FEATURE_ROWS", 16)
+    num_rows = 41 if world_size < 4 else 37  # 3 batches: of four processes, one has no rows
+    one = measured(num_rows)
+
+    results = on(world_size, measured, num_rows)
+
+    for metrics, temperature in results:
+        assert metrics.pop("count") == one[0]["count"]
+        assert metrics.pop("accuracy") == one[0]["accuracy"]
+        assert metrics == pytest.approx({name: one[0][name] for name in metrics}, rel=1e-12)
+        assert temperature.pop("temperature") == one[1]["temperature"]
+        assert temperature == pytest.approx({n: one[1][n] for n in temperature}, rel=1e-12)
+
+
+def test_logits_that_are_not_finite_on_one_process_are_scored_by_none():
+    results = on(2, measured, 41, 20)  # of the second batch
+
+    assert [type(result) for result in results] == [DivergedError, DivergedError]
+
+
+# --- a whole run
+
+RUN = [
+    *SMALL,
+    "data.max_lines=90",
+    "model.dropout=0",
+    "model.output_dropout=0",
+    "model.input_dropout=0",
+    "model.noise=0",
+    "trainer.batch_size=64",
+    "trainer.log_every=3",
+    "report.kneser_ney.max_order=0",
+    "threads=1",
+]
+
+
+def whole_run(folder, *overrides, act=None, resume=False):
+    """Run; in the second process `act` when step 6 of 16 is reported."""
+    session.Session.draw = lambda *_, **__: None  # takes longer than all else
+    if act and distributed.rank() == 1:
+        log_window = Trainer.log_window
+
+        def acting(trainer):
+            if trainer.step == 6:
+                act()
+            log_window(trainer)
+
+        Trainer.log_window = acting
+    cfg = compose(*RUN, *overrides)
+    cfg.resume = "here" if resume else None
+    try:
+        with distributed.peers():
+            return run(cfg, folder)
+    except KeyboardInterrupt as stop:
+        return type(stop).__name__
+
+
+def names(folder):
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(str(file).split("tfevents")[0] for file in files)
+
+
+def figures(folder):
+    return [line for line in read_metrics(folder) if line["split"] != "time"]
+
+
+def test_two_processes_leave_what_one_leaves(tmp_path):
+    quiet = [f"model.{name}=0" for name in ("dropout", "output_dropout", "input_dropout", "noise")]
+
+    (one,) = on(1, whole_run, tmp_path / "one", *quiet)
+    two = on(2, whole_run, tmp_path / "two", *quiet)
+
+    assert two == [pytest.approx(one, rel=1e-5)] * 2
+    assert names(tmp_path / "two") == names(tmp_path / "one")
+    assert read_status(tmp_path / "two")["exit_code"] == 0
+    for ours, theirs in zip(figures(tmp_path / "one"), figures(tmp_path / "two"), strict=True):
+        assert list(theirs) == list(ours)
+        for name in {"step", "loss", "nll", "brier", "nll_temperature"} & set(ours):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-5), name
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, capsys):
+    folder, whole, alone = (tmp_path / name for name in ("stopped", "whole", "alone"))
+    on(2, whole_run, whole)
+
+    stopped = on(2, partial(whole_run, act=terminate), folder)
+
+    assert stopped == ["Interrupted"] * 2
+    status = read_status(folder)
+    assert (status["status"], status["exit_code"], status["step"]) == ("interrupted", 143, 6)
+    assert [path.name for path in step_files(folder)] == ["step-00000006.pt"]
+    shutil.copytree(folder, alone)
+    on(2, partial(whole_run, resume=True), folder)
+    ours, theirs = (load_checkpoint(step_files(f)[0]) for f in (whole, folder))
+    for name, weight in ours["model"].items():  # dropout and noise of both processes went on
+        assert weight.equal(theirs["model"][name]), name
+    assert figures(folder) == figures(whole)
+    whole_run(alone, resume=True)
+    assert "warning: went on cpu, 2 processes, " in capsys.readouterr().out
+    assert read_status(alone)["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    "end", [partial(os._exit, 3), partial(time.sleep, 3)], ids=["has died", "hangs"]
+)
+def test_no_process_waits_for_one_that(end, tmp_path):
+    patience = timedelta(seconds=2)
+
+    first, _ = on(2, partial(whole_run, act=end), tmp_path / "run", patience=patience)
+
+    assert "another process of the run ended or does not answer" in str(first)
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["exit_code"]) == ("failed", 1)
+
+
+@pytest.mark.slow
+def test_torchrun_has_one_folder_one_screen_and_one_line_for_a_mistake(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [*torchrun, ROOT / "scripts/train_ngram.py", *RUN]
+
+    good = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    bad = subprocess.run([*command, "loss=no"], cwd=tmp_path, capture_output=True, text=True)
+
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert (good.returncode, read_status(folder)["status"]) == (0, "complete")
+    assert good.stdout.count("epoch 2/2") == good.stdout.count("run folder:") == 1
+    assert (bad.returncode, bad.stderr.count("error: loss=no: no such option")) == (1, 1)
+
+
+def test_a_sweep_goes_through_submitit(command_line, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra: slurm")
+    sweep = ["-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+
+    code, _, _ = command_line(*RUN, *sweep, "seed=1,2")
+
+    assert code == 0
+    for seed in (1, 2):
+        assert read_status(tmp_path / f"sweep/cross_entropy-seed{seed}")["status"] == "complete"
