@@ -19,10 +19,10 @@ class NGramMLP(nn.Module):
         context_size: T.
         embedding_dim: D.
         hidden_dim: H.
-        depth: hidden layers; each after the first is residual.
+        depth: hidden layers; each after the first is a residual block, H to 2 H to H with a GELU.
         dropout: share of hidden units dropped in training.
         output_dropout: share of the last features dropped in training (only where tied).
-        layer_norm: normalise before each relu.
+        layer_norm: normalise before each relu, block and output layer.
         tied: the output layer's weights are the embedding's; a linear layer maps H to D first.
         noise: share of context tokens replaced in training by draws from the unigram distribution.
         class_counts: (V,) counts for `noise` and `unigram_bias`.
@@ -78,7 +78,7 @@ class NGramMLP(nn.Module):
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
         if near is not None and near < 1:
             raise ValueError(f"near must be null or at least 1, got {near}")
-        inner = (context_size * embedding_dim + depth * hidden_dim) * hidden_dim
+        inner = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
         if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
             raise ValueError(
                 f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
@@ -90,14 +90,23 @@ class NGramMLP(nn.Module):
         width = context_size if near is None else min(near, context_size) + 1
         self.input_dropout = nn.Dropout(input_dropout)
         self.input = nn.Linear(width * embedding_dim, hidden_dim)
-        self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(depth - 1))
         norm = nn.LayerNorm if layer_norm else nn.Identity
-        self.norms = nn.ModuleList(norm(hidden_dim) for _ in range(depth))
+        self.norm = norm(hidden_dim)
+        self.hidden = nn.ModuleList(
+            nn.Sequential(
+                norm(hidden_dim),
+                nn.Linear(hidden_dim, 2 * hidden_dim),
+                nn.GELU(),
+                nn.Linear(2 * hidden_dim, hidden_dim),
+                nn.Dropout(dropout),
+            )
+            for _ in range(depth - 1)
+        )
         if near is not None:
             gates = torch.full((context_size, embedding_dim), 1 / context_size)
             self.gates = nn.Parameter(gates)
         self.dropout = nn.Dropout(dropout)
-        self.output: nn.Module = nn.Identity()
+        self.output: nn.Module = norm(hidden_dim)
         if tied:
             self.output = nn.Sequential(
                 nn.Linear(hidden_dim, embedding_dim),
@@ -122,9 +131,9 @@ class NGramMLP(nn.Module):
         if self.near is not None:
             x = torch.cat([x[:, self.near], (x * self.gates).sum(1, keepdim=True)], 1)
         x = self.input(self.input_dropout(x.flatten(1)))  # (N, H)
-        x = self.dropout(F.relu(self.norms[0](x)))
-        for linear, norm in zip(self.hidden, self.norms[1:], strict=True):
-            x = x + self.dropout(F.relu(norm(linear(x))))
+        x = self.dropout(F.relu(self.norm(x)))
+        for block in self.hidden:
+            x = x + block(x)
         return self.output(x)
 
     def forward(self, inputs: Tensor) -> Tensor:
