@@ -47,7 +47,7 @@ def text_splits(
     protocol: str | None = None,
     **tokenizer: Any,
 ) -> Splits:
-    """Cut a text into contiguous blocks of lines and each block into windows.
+    """Cut a text into contiguous blocks of lines, or of characters, and each block into windows.
 
     Every token of a block is predicted once, from the `context_size` tokens before it: the first
     windows of a block look back into the block before, as a reader would. Only the very first
@@ -58,7 +58,8 @@ def text_splits(
         name: what to call it where figures are shown.
         context_size: tokens of context, at least 1.
         nearest_first: contexts counted back from the target instead of in the order of the text.
-        split: shares of the lines for train, val, calibration and test; they sum to 1.
+        split: shares of the lines, or at level=char of the characters, for train, val, calibration
+            and test; they sum to 1.
         max_lines: use only the first lines.
         protocol: a name from `ngram.tokens.PROTOCOLS`, which fixes the tokenizer.
         tokenizer: the fields of `ngram.tokens.Tokenizer`.
@@ -66,8 +67,10 @@ def text_splits(
     cut = tokenizer_for(protocol, Tokenizer(**tokenizer))
     _check_settings(context_size, split, max_lines)
     lines = read().removesuffix("\n").split("\n")[:max_lines]
-    edges = [0, *(int(len(lines) * share + 1e-9) for share in _cumulative(split))]
-    blocks = [cut(lines[a:b]) for a, b in pairwise(edges)]
+    by_char = cut.level == "char"  # published splits may end within a line
+    pieces = cut(lines) if by_char else lines
+    edges = [0, *(int(len(pieces) * share + 1e-9) for share in _cumulative(split))]
+    blocks = [pieces[a:b] if by_char else cut(pieces[a:b]) for a, b in pairwise(edges)]
     if len(blocks[0]) <= context_size:
         raise DataError(
             f"{name}: {len(blocks[0])} training tokens are too few for"

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # Shapes: N examples, T tokens of context, D embedding, H hidden, V vocabulary.
 
@@ -19,10 +18,10 @@ class NGramMLP(nn.Module):
         context_size: T.
         embedding_dim: D.
         hidden_dim: H.
-        depth: hidden layers; each after the first is residual.
+        depth: hidden layers; each after the first is a residual block, H to 2 H to H with a GELU.
         dropout: share of hidden units dropped in training.
         output_dropout: share of the last features dropped in training (only where tied).
-        layer_norm: normalise before each relu.
+        layer_norm: normalise before each relu, block and output layer.
         tied: the output layer's weights are the embedding's; a linear layer maps H to D first.
         noise: share of context tokens replaced in training by draws from the unigram distribution.
         class_counts: (V,) counts for `noise` and `unigram_bias`.
@@ -78,36 +77,45 @@ class NGramMLP(nn.Module):
                 raise ValueError(f"{name} must be in [0, 1), got {share}")
         if near is not None and near < 1:
             raise ValueError(f"near must be null or at least 1, got {near}")
-        inner = (context_size * embedding_dim + depth * hidden_dim) * hidden_dim
+        inner = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
         if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
             raise ValueError(
                 f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
                 f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
             )
-        self.noise, self.tied = noise, tied
+        self.noise = noise
         self.near = None if near is None else slice(near) if nearest_first else slice(-near, None)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         width = context_size if near is None else min(near, context_size) + 1
         self.input_dropout = _dropout(input_dropout)
         self.input = nn.Linear(width * embedding_dim, hidden_dim)
-        self.hidden = nn.ModuleList(nn.Linear(hidden_dim, hidden_dim) for _ in range(depth - 1))
         norm = nn.LayerNorm if layer_norm else nn.Identity
-        self.norms = nn.ModuleList(norm(hidden_dim) for _ in range(depth))
+        self.norm = norm(hidden_dim)
+        self.hidden = nn.ModuleList(
+            nn.Sequential(
+                norm(hidden_dim),
+                nn.Linear(hidden_dim, 2 * hidden_dim),
+                nn.GELU(),
+                nn.Linear(2 * hidden_dim, hidden_dim),
+                nn.Dropout(dropout),
+            )
+            for _ in range(depth - 1)
+        )
         if near is not None:
             gates = torch.full((context_size, embedding_dim), 1 / context_size)
             self.gates = nn.Parameter(gates)
         self.dropout = _dropout(dropout)
-        self.output: nn.Module = nn.Identity()
+        self.output: nn.Module = norm(hidden_dim)
         if tied:
             self.output = nn.Sequential(
                 nn.Linear(hidden_dim, embedding_dim),
                 norm(embedding_dim),
                 nn.Dropout(output_dropout),
             )
-        # in a tuple: registered once, and what does nothing is not called
-        first = (self.input_dropout, self.input, self.norms[0], nn.ReLU(), self.dropout)
+        # in tuples: registered once, and what does nothing is not called
+        first = (self.input_dropout, self.input, self.norm, nn.ReLU(), self.dropout)
         self.first = tuple(layer for layer in first if not isinstance(layer, nn.Identity))
-        self.residual = tuple(zip(self.hidden, self.norms[1:], strict=True))
+        self.last = () if isinstance(self.output, nn.Identity) else (self.output,)
         self.head = nn.Linear(embedding_dim if tied else hidden_dim, vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
@@ -128,9 +136,11 @@ class NGramMLP(nn.Module):
         x = x.flatten(1)
         for layer in self.first:
             x = layer(x)  # (N, H)
-        for linear, norm in self.residual:
-            x = x + self.dropout(F.relu(norm(linear(x))))
-        return self.output(x) if self.tied else x
+        for block in self.hidden:
+            x = x + block(x)
+        for layer in self.last:
+            x = layer(x)
+        return x
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits (N, V) for contexts (N, T)."""

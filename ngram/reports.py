@@ -1,12 +1,18 @@
 """What the n-gram task adds to the shared metrics: sampled verse, and counting as a baseline."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ngram.kneser_ney import KneserNey
 from ngram.sampling import sample_lines, sample_tokens
 from training.data import Split, stream_seed
 from training.evaluation import measure
 from training.report import Moment, Report
+
+LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> (N, V) in float64
+ROWS = 512  # at a time
 
 
 class Verse:
@@ -34,7 +40,7 @@ class Verse:
         if not self.lines:
             return Report()
         words = moment.splits.class_names
-        context = _text_order(moment.splits.train, self.nearest_first)[-1].tolist()
+        context = _text_order(moment.splits.train.inputs, self.nearest_first)[-1].tolist()
         tokens = sample_tokens(
             moment.model,
             moment.loss_fn,
@@ -50,9 +56,11 @@ class Verse:
 
 
 class KneserNeyBaseline:
-    """Measure Kneser-Ney on the same tokens, once, at the end; nothing where no split is held out.
+    """Measure Kneser-Ney on the same tokens, and a mixture with it, once, at the end.
 
-    The order is the best on the validation split, of those that the data's context allows.
+    The order is the best on the validation split, of those that the data's context allows. The
+    mixture is w p_network + (1 - w) p_counted, with the w that is best on the calibration split
+    (Jelinek and Mercer 1980). Nothing is measured where a split that this needs is not held out.
 
     Args:
         max_order: the highest order tried, 0 for no baseline.
@@ -65,26 +73,42 @@ class KneserNeyBaseline:
         self.max_order = max_order
         self.nearest_first = nearest_first
 
+    @torch.no_grad()
     def __call__(self, moment: Moment) -> Report:
-        """Fit every order on the training block and measure the best."""
-        splits = moment.splits
+        """Fit every order on the training block; measure the best, alone and in the mixture."""
+        splits, num_classes, max_rows = moment.splits, moment.splits.num_classes, moment.max_rows
         if not (moment.final and self.max_order and len(splits.val) and len(splits.test)):
             return Report()
-        train, val, test = (
-            Split(_text_order(s, self.nearest_first).cpu(), s.targets.cpu())
-            for s in (splits.train, splits.val, splits.test)
+        train, val, calibration, test = (
+            Split(_text_order(s.inputs, self.nearest_first).cpu(), s.targets.cpu())
+            for s in (splits.train, splits.val, splits.calibration, splits.test)
         )
         text = torch.cat([train.inputs[0], train.targets])
         most = min(self.max_order, train.inputs.shape[1] + 1)
-        models = [KneserNey.fit(text, splits.num_classes, order) for order in range(1, most + 1)]
-        figures = [
-            measure(model.log_probs, val, splits.num_classes, moment.max_rows) for model in models
-        ]
+        models = [KneserNey.fit(text, num_classes, order) for order in range(1, most + 1)]
+        figures = [measure(model.log_probs, val, num_classes, max_rows) for model in models]
         order = min(range(1, most + 1), key=lambda n: figures[n - 1]["nll"])
-        result = measure(models[order - 1].log_probs, test, splits.num_classes, moment.max_rows)
+        counted = models[order - 1].log_probs
+        result = measure(counted, test, num_classes, max_rows)
         logged = {f"kneser_ney_{name}": value for name, value in result.items()}
-        moment.log.scalars("test", logged | {"kneser_ney_order": order}, moment.step)
-        return Report(rows={f"test, Kneser-Ney {order}": result})
+        logged["kneser_ney_order"] = order
+        rows = {f"test, Kneser-Ney {order}": result}
+        if len(calibration):
+            moment.model.eval()
+
+            def network(contexts: Tensor) -> Tensor:
+                inputs = _text_order(contexts, self.nearest_first).to(splits.test.targets.device)
+                return moment.loss_fn.log_probs(moment.model(inputs)).cpu().double()
+
+            weight = mixture_weight(
+                network, counted, calibration.first(max_rows or len(calibration))
+            )
+            result = measure(mixture(network, counted, weight), test, num_classes, max_rows)
+            rows[f"test, mixed with Kneser-Ney {order} (w = {weight:.2f})"] = result
+            logged |= {f"mixture_{name}": value for name, value in result.items()}
+            logged["mixture_weight"] = weight
+        moment.log.scalars("test", logged, moment.step)
+        return Report(rows=rows)
 
 
 class WordEmbedding:
@@ -115,5 +139,34 @@ class WordEmbedding:
         return Report()
 
 
-def _text_order(split: Split, nearest_first: bool) -> torch.Tensor:
-    return split.inputs.flip(1) if nearest_first else split.inputs
+def mixture(network: LogProbs, counted: LogProbs, weight: float) -> LogProbs:
+    """Return the log-probabilities of w p_network + (1 - w) p_counted."""
+
+    def log_probs(inputs: Tensor) -> Tensor:
+        return (weight * network(inputs).exp() + (1 - weight) * counted(inputs).exp()).log()
+
+    return log_probs
+
+
+def mixture_weight(network: LogProbs, counted: LogProbs, split: Split) -> float:
+    """Return the w in [0, 1] of the mixture's least nll on a split.
+
+    It is convex in w: its slope, the mean of (q - p) / (w p + (1 - w) q), p and q being the
+    target's two probabilities, is bisected.
+    """
+
+    def of_targets(log_probs: LogProbs) -> Tensor:
+        chunks = zip(split.inputs.split(ROWS), split.targets.split(ROWS), strict=True)
+        return torch.cat([log_probs(x).gather(1, y[:, None]) for x, y in chunks]).exp()
+
+    p, q = of_targets(network), of_targets(counted)
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        w = (low + high) / 2
+        low, high = (w, high) if ((p - q) / (w * p + (1 - w) * q)).sum() > 0 else (low, w)
+    return (low + high) / 2
+
+
+def _text_order(contexts: Tensor, nearest_first: bool) -> Tensor:
+    """Return contexts (N, T) in the order of the text, or from that order in the data's."""
+    return contexts.flip(1) if nearest_first else contexts

@@ -33,6 +33,29 @@ def test_the_plain_model_is_embedding_linear_relu_linear():
     }
 
 
+def test_a_deeper_model_adds_normalised_blocks_to_what_the_first_layer_gives():
+    torch.manual_seed(0)
+    model = mlp(embedding_dim=4, hidden_dim=7, depth=3, layer_norm=True).double()
+    inputs = torch.randint(5, (6, 3))
+
+    logits = model(inputs)
+
+    p = dict(model.named_parameters())
+
+    def linear(name, x):
+        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+    def normalised(x):
+        return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+
+    x = normalised(linear("input", p["embedding.weight"][inputs].flatten(1))).clamp(min=0)
+    for block in ("hidden.0", "hidden.1"):
+        hidden = linear(f"{block}.1", normalised(x))
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+        x = x + linear(f"{block}.3", hidden)
+    assert_close(logits, linear("head", normalised(x)), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("options", [{}, {"tied": True, "layer_norm": True, "depth": 3}])
 def test_logits_are_the_head_of_the_features(options):
     model, inputs = mlp(**options).eval(), torch.randint(5, (6, 3))

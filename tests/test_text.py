@@ -103,6 +103,19 @@ def test_blocks_are_contiguous_and_each_token_after_the_first_window_is_predicte
     assert len(splits.train) == len(train_tokens) - 2
 
 
+def test_characters_are_cut_at_the_exact_share():
+    splits = small(level="char", line_ends="all", lowercase=False, split=(0.8, 0, 0.1, 0.1))
+    blocks = [splits.train, splits.val, splits.calibration, splits.test]
+
+    predicted = "".join(splits.class_names[i] for block in blocks for i in block.targets)
+
+    assert predicted == TEXT[2:]
+    ends = [int(0.8 * len(TEXT)), int(0.9 * len(TEXT))]
+    assert TEXT[ends[1] - 1] != "\n"  # not where a line ends
+    sizes = [ends[0] - 2, 0, ends[1] - ends[0], len(TEXT) - ends[1]]
+    assert [len(block) for block in blocks] == sizes
+
+
 def test_a_window_holds_the_tokens_before_its_target_across_blocks():
     splits, backwards = small(), small(nearest_first=True)
 

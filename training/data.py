@@ -51,9 +51,9 @@ class Split:
 class Splits:
     """A task's data, and the facts that only the data knows.
 
-    `calibration` is for fitting temperatures and nothing else. `class_counts` (C,) int64 counts the
-    targets of the training split. `protocol` says in one line what the figures were measured on and
-    is shown beside them.
+    `calibration` is for fitting temperatures and weights of mixtures, nothing else. `class_counts`
+    (C,) int64 counts the targets of the training split. `protocol` says in one line what the
+    figures were measured on and is shown beside them.
     """
 
     train: Split
