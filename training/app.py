@@ -160,7 +160,7 @@ def unique_stamp() -> str:
 def slug(*parts: str) -> str:
     """Return a folder name made of the parts: letters, digits, dots, dashes and underscores."""
     name = "-".join(part for part in parts if part)
-    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:120]
+    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:110]
     return plain if plain == name else f"{plain}-{digest(name)}"  # two names stay two
 
 
