@@ -268,10 +268,10 @@ def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "end", [partial(os._exit, 3), partial(time.sleep, 3)], ids=["has died", "hangs"]
+    "end", [partial(os._exit, 3), partial(time.sleep, 6)], ids=["has died", "hangs"]
 )
 def test_no_process_waits_for_one_that(end, tmp_path):
-    patience = timedelta(seconds=2)
+    patience = timedelta(seconds=4)
 
     first, _ = on(2, partial(whole_run, act=end), tmp_path / "run", patience=patience)
 
