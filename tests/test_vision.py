@@ -234,7 +234,11 @@ def folder(tmp_path):
 def test_a_folder_a_class_becomes_splits(folder):
     splits = instantiate(
         compose(
-            "data=image_folder", f"data.root={folder}", "data.image_size=16", task="vision"
+            "data=image_folder",
+            f"data.root={folder}",
+            "data.image_size=16",
+            "data.resize=true",
+            task="vision",
         ).data
     )
 
@@ -245,12 +249,17 @@ def test_a_folder_a_class_becomes_splits(folder):
         assert torch.equal(part.inputs[:, 0, 0, 0] > 100, part.targets == 1)
 
 
+def test_images_of_mixed_size_are_refused_with_file_and_row(folder):
+    with pytest.raises(DataError, match=r"cats/1\.png: image 1 \(from 0\) is 21 x 20, .* 20 x 20;"):
+        read_folder(folder, 1, 8, False)
+
+
 def test_train_and_test_folders_are_kept_apart(folder, tmp_path):
     for part in ("train", "test"):
         (tmp_path / "both").mkdir(exist_ok=True)
         (tmp_path / "both" / part).symlink_to(folder)
 
-    images = read_folder(tmp_path / "both", 1, 8)
+    images = read_folder(tmp_path / "both", 1, 8, True)
 
     assert len(images.images.targets) == len(images.test.targets) == 20
     with pytest.raises(ValueError, match="split must leave 0 for test"):
@@ -285,7 +294,7 @@ def test_unusable_folders_are_data_errors(folder, prepare, message):
     prepare(folder)
 
     with pytest.raises(DataError, match=message):
-        read_folder(folder, 3, 16)
+        read_folder(folder, 3, 16, False)
 
 
 def draws_by_hand(seed, epoch, index, num_draws):

@@ -30,11 +30,11 @@ def published(dataset: str, root: str, download: bool, **settings: Any) -> Split
     return image_splits(read, dataset, has_test=True, **settings)
 
 
-def image_folder(root: str | None, **settings: Any) -> Splits:
+def image_folder(root: str | None, resize: bool, **settings: Any) -> Splits:
     """Return image files in folders, one a class; those in root/test are the test split."""
     if root is None:
         raise ValueError("root is required: data.root=FOLDER, with a folder of images a class")
-    read = partial(read_folder, Path(root), settings["channels"], settings["image_size"])
+    read = partial(read_folder, Path(root), settings["channels"], settings["image_size"], resize)
     return image_splits(read, Path(root).name, **settings)
 
 

@@ -101,8 +101,11 @@ def import_torchvision(part: str) -> ModuleType:
         ) from error
 
 
-def read_folder(root: Path, channels: int, image_size: int) -> ImageSet:
-    """Return the images in `root`, a folder a class; root/train and root/test are kept apart."""
+def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> ImageSet:
+    """Return the images in `root`, a folder a class; root/train and root/test are kept apart.
+
+    Files of different sizes are refused, unless it was asked to `resize` them.
+    """
     parts = [root / name for name in ("train", "test") if (root / name).is_dir()]
     if len(parts) < 2:
         parts = [root]
@@ -115,11 +118,13 @@ def read_folder(root: Path, channels: int, image_size: int) -> ImageSet:
             f"data.root={root}: must hold at least two folders of images, one a class, found"
             f" {len(names)}"
         )
-    images = [_read_classes(part, names, channels, image_size) for part in parts]
+    images = [_read_classes(part, names, channels, image_size, resize) for part in parts]
     return ImageSet(images[0], tuple(names), *images[1:])
 
 
-def _read_classes(root: Path, names: Sequence[str], channels: int, image_size: int) -> Images:
+def _read_classes(
+    root: Path, names: Sequence[str], channels: int, image_size: int, resize: bool
+) -> Images:
     files = [
         (file, target)
         for target, name in enumerate(names)
@@ -129,18 +134,38 @@ def _read_classes(root: Path, names: Sequence[str], channels: int, image_size: i
     for target, name in enumerate(names):
         if not any(found == target for _, found in files):
             raise DataError(f"{root / name}: holds no images ({' '.join(EXTENSIONS)})")
-    pixels = torch.stack([read_image(file, channels, image_size) for file, _ in files])
-    return Images(pixels, torch.tensor([target for _, target in files]))
+    pixels, first = [], None
+    for row, (file, _) in enumerate(files):
+        image = open_image(file, channels)
+        first = first or image.size
+        if image.size != first and not resize:
+            sizes = [" x ".join(map(str, size)) for size in (image.size, first)]
+            raise DataError(
+                f"{file}: image {row} (from 0) is {sizes[0]}, those before are {sizes[1]};"
+                f" data.resize=true scales all of them to {image_size} x {image_size}"
+            )
+        pixels.append(scaled(image, image_size))
+    return Images(torch.stack(pixels), torch.tensor([target for _, target in files]))
 
 
 def read_image(file: Path, channels: int, image_size: int) -> Tensor:
     """Return an image file as (C, S, S) uint8: grey or colour, scaled, its middle square."""
+    return scaled(open_image(file, channels), image_size)
+
+
+def open_image(file: Path, channels: int) -> Image.Image:
+    """Return an image file, grey or in colour, the right way up."""
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert(MODES[channels])
+            return ImageOps.exif_transpose(opened).convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
         raise DataError(f"{file}: cannot be read ({reason})") from None
+
+
+def scaled(image: Image.Image, image_size: int) -> Tensor:
+    """Return an image's middle square as (C, S, S) uint8."""
+    channels = len(image.getbands())
     image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image_size, image_size, channels).permute(2, 0, 1).contiguous()
