@@ -27,6 +27,7 @@ class Evaluation:
     bins: Bins
 
 
+@torch.no_grad()
 def evaluate(
     model: nn.Module,
     loss_fn: ClassificationLoss,
@@ -39,42 +40,26 @@ def evaluate(
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
     reported one. A model whose outputs are not finite is never scored.
     """
-    try:
-        return _evaluate(model, loss_fn, split, num_classes, max_rows)
-    except ValueError as error:
-        for logits, _, _ in logits_of(model, split, num_classes, max_rows):
-            if not logits.detach().isfinite().all():
-                raise DivergedError(
-                    "the model's logits are not finite, it is not scored"
-                ) from error
-        raise
-
-
-@torch.no_grad()
-def _evaluate(
-    model: nn.Module,
-    loss_fn: ClassificationLoss,
-    split: Split,
-    num_classes: int,
-    max_rows: int | None,
-) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
     written = type(loss_fn).log_probs is not ClassificationLoss.log_probs  # a user's own link
     reports_own = written or loss_fn.link == "own"
     other_link = partial(F.log_softmax, dim=1) if reports_own else loss_fn.own_log_probs
     other = Calibration(device=device)
-    first = True
-    for logits, inputs, targets in logits_of(model, split, num_classes, max_rows):
-        if first:
-            loss_fn.check(logits, targets)
-            first = False
-        log_probs = loss_fn.log_probs(logits)
-        loss_sums = loss_fn.sums(logits, targets, inputs)
-        metrics.update(log_probs, targets, loss_sums=loss_sums)
-        if loss_fn.link_differs:
-            other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
-    figures = metrics.compute()
+    chunks = partial(logits_of, model, split, num_classes, max_rows)
+    try:
+        for number, (logits, inputs, targets) in enumerate(chunks()):
+            if number == 0:
+                loss_fn.check(logits, targets)
+            loss_sums = loss_fn.sums(logits, targets, inputs)
+            metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
+            if loss_fn.link_differs:
+                other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
+        figures = metrics.compute()
+    except ValueError as error:
+        if all(logits.isfinite().all() for logits, _, _ in chunks()):
+            raise
+        raise DivergedError("the model's logits are not finite, it is not scored") from error
     if loss_fn.link_differs:
         both = [figures["ece"], expected_error(other.bins())]
         figures |= zip(("ece_own", "ece_softmax")[:: 1 if reports_own else -1], both, strict=True)
