@@ -5,9 +5,8 @@ from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
-from losses.gradient import with_gradient
+from losses.gradient import split_softmax, with_gradient
 from losses.link import without_weight
-from losses.softmax import split_softmax
 
 
 class FocalLoss(ClassificationLoss):

@@ -5,9 +5,8 @@ from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, at_least_float32
-from losses.gradient import with_gradient
+from losses.gradient import split_softmax, with_gradient
 from losses.link import project_to_simplex, with_floor
-from losses.softmax import split_softmax
 
 
 class SoftmaxMSELoss(ClassificationLoss):

@@ -17,9 +17,8 @@ import torchmetrics.functional.classification as torchmetrics
 from test_metrics import measure, sample
 
 from training.calibration import Calibration
-from training.calibration_error import expected_error
+from training.calibration_error import expected_error, smooth_error
 from training.metrics import Metrics
-from training.smooth_ece import smooth_error
 
 
 def collect(confidence, correct, **options):

@@ -13,16 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.adaptive_ece import adaptive_error, group_equal
 from training.calibration_error import (
     Bins,
+    adaptive_error,
     expected_error,
+    group_equal,
     maximum_error,
     root_mean_square_error,
+    smooth_error,
 )
 from training.resampling import bootstrap_interval, null_error
 from training.rows import as_rows, rank_of_targets
-from training.smooth_ece import smooth_error
 
 LEAST_CELLS = 2**13
 PARTS = 4  # of a bin, that resampling tells apart
@@ -61,14 +62,11 @@ class Calibration:
 
     def update(self, confidence: Tensor, correct: Tensor) -> None:
         """Add confidences (N,), NaN for a row to leave out, and which are correct (N,)."""
-        if self.num_kept + len(confidence) > self.kept.shape[1]:
-            self._overflow()
-            for start in range(0, len(confidence), self.kept.shape[1]):
-                part = slice(start, start + self.kept.shape[1])
-                self._keep(confidence[part], correct[part])
+        limit = self.kept.shape[1]
+        for part, right in zip(confidence.split(limit), correct.split(limit), strict=True):
+            if self.num_kept + len(part) > limit:
                 self._overflow()
-        else:
-            self._keep(confidence, correct)
+            self._keep(part, right)
 
     def update_rows(self, log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100) -> None:
         """Add rows of log-probabilities (N, C, ...), unchecked, and targets (N, ...)."""

@@ -1,8 +1,9 @@
-"""Calibration error as a function of sums per bin, so that no figure needs the predictions again.
+"""Calibration errors as functions of sums per bin, so that no figure asks for predictions again.
 
 B bins of N predictions, n_b in bin b; a prediction has a confidence, and is correct (1) or not (0).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+NUM_POINTS, TOLERANCE = 512, 1e-7  # where smooth ECE integrates, and of its sigma
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,63 @@ def root_mean_square_error(bins: Bins, *, debiased: bool = False) -> float:
     if debiased:
         squares -= accuracy * (1 - accuracy) / (count - 1)
     return float(np.sqrt(max((count * squares).sum() / bins.count.sum(), 0.0)))
+
+
+def adaptive_error(groups: Bins, num_bins: int) -> float:
+    """Adaptive ECE (Nguyen 2015, arXiv:1508.05154): bins of equal mass, as `np.array_split` cuts.
+
+    Args:
+        groups: sums of predictions taken as equally confident, in order of confidence. A group
+            across a cut is shared out in proportion, so that ties have no order.
+        num_bins: number of equal-mass bins.
+    """
+    ends = np.concatenate([[0], np.cumsum(groups.count)])
+    residual = np.concatenate([[0.0], np.cumsum(groups.residual)])
+    numbers = np.arange(num_bins + 1)
+    cuts = (ends[-1] // num_bins) * numbers + np.minimum(numbers, ends[-1] % num_bins)
+    return float(np.abs(np.diff(np.interp(cuts, ends, residual))).sum() / ends[-1])
+
+
+def group_equal(confidence: FloatArray, correct: FloatArray) -> Bins:
+    """Return predictions (N,) as groups of equal confidence, in its order."""
+    order = np.argsort(confidence)
+    confidence, correct = confidence[order], correct[order]
+    first = np.flatnonzero(np.diff(confidence, prepend=-1.0))
+    sums = (np.add.reduceat(values, first) for values in (confidence, correct))
+    return Bins(np.diff(first, append=len(order)), *sums)
+
+
+def smooth_error(residual: FloatArray) -> float:
+    """Smooth ECE (Blasiok 2023, arXiv:2309.12236): the sigma at which `smECE_sigma = sigma`.
+
+    `smECE_sigma` is the integral over [0, 1] of |residual smoothed by a Gaussian of width sigma|,
+    the Gaussian reflected at 0 and 1 so that no mass leaves (the authors' code loses some there).
+    It falls as sigma grows, hence one crossing. Reflected smoothing multiplies the coefficients of
+    `cos(pi k t)`, a DCT-II of the cells, by `exp(-(pi k sigma)^2 / 2)`.
+
+    Args:
+        residual: (m,) sums of confidence minus correctness in m > 512 equal cells, over N. Each
+            counts at its cell's centre, which costs some 1e-6 of accuracy at 10,000 cells.
+    """
+    k = np.arange(NUM_POINTS + 1)
+    # Mirrored to period 2, a real FFT is the DCT but for the half sample between their origins.
+    mirrored = np.fft.rfft(np.concatenate([residual, residual[::-1]]))[: NUM_POINTS + 1]
+    cosines = (mirrored * np.exp(-0.5j * np.pi * k / len(residual))).real
+    spectrum = cosines * np.exp(0.5j * np.pi * k / NUM_POINTS)
+
+    low, high, sigma, power = 0.0, 1.0, 0.05, 0.8
+    last: tuple[float, float] | None = None
+    while high - low > TOLERANCE:
+        decay = np.exp(-0.5 * (np.pi * k * sigma) ** 2)
+        error = float(np.abs(np.fft.irfft(spectrum * decay)[:NUM_POINTS]).sum())
+        if abs(error - sigma) <= TOLERANCE:
+            break
+        low, high = (sigma, high) if error > sigma else (low, sigma)
+        # smECE is nearly a power of sigma, so the secant of log(error / sigma) finds its zero.
+        log_sigma, log_ratio = math.log(sigma), math.log(max(error, 1e-300) / sigma)
+        if last:
+            power = min(max((log_sigma - last[0]) / (last[1] - log_ratio), 0.3), 1.0)
+        last = log_sigma, log_ratio
+        guess = math.exp(log_sigma + power * log_ratio)
+        sigma = guess if low < guess < high else (low + high) / 2
+    return sigma

@@ -16,16 +16,7 @@ from torch import Tensor
 from training.calibration import Calibration
 from training.calibration_error import Bins
 from training.classwise_ece import ClasswiseCalibration
-from training.rows import (
-    RowQueue,
-    as_rows,
-    cached_rows,
-    plainly_scorable,
-    rank_of_targets,
-    tolerance,
-)
-
-COUNT, CORRECT, TOP5, NOT_NORMALISED, NOT_A_CLASS = range(5)
+from training.rows import as_rows, cached_rows, plainly_scorable, rank_of_targets, tolerance
 
 
 class Metrics:
@@ -64,22 +55,23 @@ class Metrics:
         """
         if num_classes < 1:
             raise ValueError(f"num_classes must be >= 1, got {num_classes}")
-        if torch.device(device).type == "mps":
-            device = "cpu"  # MPS has no float64
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.seed = seed
+        self.calibration = Calibration(num_bins, device=device)
+        device = self.calibration.counts.device
+        # rows scored, accurate, in the top 5, not normalised, with a target that is no class
         self.counts = torch.zeros(5, dtype=torch.int64, device=device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
         self.normaliser = torch.zeros((), dtype=torch.float64, device=device)
-        self.calibration = Calibration(num_bins, device=device)
-        self.classwise: ClasswiseCalibration | None = None
-        if classwise or (classwise is None and num_classes <= 1000):
-            self.classwise = ClasswiseCalibration(num_classes, num_bins, device)
+        if classwise is None:
+            classwise = num_classes <= 1000
+        self.classwise = ClasswiseCalibration(num_classes, num_bins, device) if classwise else None
         self.scratch = torch.empty(0, num_classes, device=device)
         self.size = cached_rows(num_classes, device)
-        self.queue = RowQueue(num_classes, self.size // 4, device)
+        self.queue: list[tuple[Tensor, Tensor]] = []  # small batches: a pass costs its overhead
+        self.num_queued = 0  # rows
 
     @torch.no_grad()
     def update(
@@ -115,14 +107,23 @@ class Metrics:
 
     def _enqueue(self, log_probs: Tensor, targets: Tensor) -> bool:
         """Queue a small batch; not one that may be refused, which must be told at once."""
-        if not 0 < 4 * len(targets) <= len(self.queue.targets):
+        room = self.size // 4
+        if not 0 < 4 * len(targets) <= room:
             return False
         if log_probs.device.type == "cpu" and not plainly_scorable(log_probs, targets):
             return False
-        if not self.queue.put(log_probs, targets):
-            self._add(*self.queue.take())
-            self.queue.put(log_probs, targets)
+        of_another_type = self.queue and self.queue[0][0].dtype != log_probs.dtype
+        if self.num_queued + len(targets) > room or of_another_type:
+            self._flush()
+        self.queue.append((log_probs.clone(), targets.clone()))
+        self.num_queued += len(targets)
         return True
+
+    def _flush(self) -> None:
+        if self.queue:
+            log_probs, targets = (torch.cat(parts) for parts in zip(*self.queue, strict=True))
+            self.queue, self.num_queued = [], 0
+            self._add(log_probs, targets)
 
     def _add(self, log_probs: Tensor, targets: Tensor, predictions: Tensor | None = None) -> None:
         """Add (n, C) rows that fit the cache."""
@@ -131,7 +132,9 @@ class Metrics:
             log_probs = log_probs.float()
         valid = targets != self.ignore_index
         classes = targets.clamp(0, self.num_classes - 1)
-        scratch = self._scratch(log_probs)  # reused: fresh memory costs as much as what it is for
+        if len(self.scratch) < len(log_probs) or self.scratch.dtype != log_probs.dtype:
+            self.scratch = torch.empty_like(log_probs)
+        scratch = self.scratch[: len(log_probs)]  # fresh memory costs as much as what it is for
         rank = rank_of_targets(log_probs, classes[:, None], scratch)
         # exp2 takes a third of the time of exp on a CPU
         probs = torch.mul(log_probs, math.log2(math.e), out=scratch).exp2_()
@@ -152,14 +155,9 @@ class Metrics:
         if self.classwise:
             self.classwise.update(probs, classes, valid)
 
-    def _scratch(self, like: Tensor) -> Tensor:
-        if len(self.scratch) < len(like) or self.scratch.dtype != like.dtype:
-            self.scratch = torch.empty_like(like)
-        return self.scratch[: len(like)]
-
     def _refuse(self, counts: Tensor) -> None:
         """Raise for rows that cannot be scored."""
-        _, _, _, not_normalised, not_a_class = counts.tolist()
+        not_normalised, not_a_class = counts[3:].tolist()
         if not_a_class:
             raise ValueError(
                 f"targets must be in [0, {self.num_classes}) or {self.ignore_index} to be ignored: "
@@ -170,10 +168,6 @@ class Metrics:
                 "log_probs must be log-probabilities: "
                 f"{not_normalised} rows hold NaN or do not sum to 1"
             )
-
-    def _flush(self) -> None:
-        if self.queue.length:
-            self._add(*self.queue.take())
 
     def _own_tensors(self) -> list[Tensor]:
         self._flush()

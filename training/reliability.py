@@ -67,18 +67,8 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
             _draw_share(axes[1, column], data)
         axes[0, 0].set_ylabel("accuracy")
         axes[1, 0].set_ylabel("share")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=3,
-            frameon=False,
-            handlelength=1.0,
-            columnspacing=0.9,
-            handletextpad=0.4,
-            fontsize=9.5,
-        )
+        entries = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -98,6 +88,11 @@ def _style() -> AbstractContextManager[None]:
             "figure.facecolor": "white",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "legend.frameon": False,
+            "legend.fontsize": 9.5,
+            "legend.handlelength": 1.0,
+            "legend.handletextpad": 0.4,
+            "legend.columnspacing": 0.9,
         }
     )
 
@@ -105,15 +100,8 @@ def _style() -> AbstractContextManager[None]:
 def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
     width = 1 / len(data.share)
     left = np.arange(len(data.share)) * width
-    axes.bar(
-        left,
-        data.high - data.low,
-        width,
-        data.low,
-        align="edge",
-        color=GREY,
-        label="calibrated, 95 %",
-    )
+    band = data.high - data.low
+    axes.bar(left, band, width, data.low, align="edge", color=GREY, label="calibrated, 95 %")
     chance = (data.low <= data.accuracy) & (data.accuracy <= data.high)
     for some, alpha in ((chance, 0.2), (~chance, 0.55)):  # what chance explains is faint
         gap = np.where(some, data.accuracy - data.confidence, np.nan)

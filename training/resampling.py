@@ -9,23 +9,17 @@ import math
 
 import numpy as np
 
-from training.calibration_error import Bins, FloatArray
+from training.calibration_error import Bins, IntArray, expected_error
 
 NUM_DRAWS = 500
 
 
-def null_correct(bins: Bins, seed: int) -> FloatArray:
-    """Draw how many predictions of each bin are correct if the confidences are true.
-
-    Returns:
-        (B, NUM_DRAWS) counts.
-    """
+def null_correct(bins: Bins, seed: int) -> IntArray:
+    """Draw how many of each bin are correct if the confidences are true, (B, NUM_DRAWS)."""
+    count = bins.count[:, None]
+    probability = np.clip(bins.confidence[:, None] / np.maximum(count, 1), 0.0, 1.0)
     generator = np.random.default_rng(seed)
-    probability = np.clip(bins.confidence / np.maximum(bins.count, 1), 0.0, 1.0)
-    draws = generator.binomial(
-        bins.count[:, None], probability[:, None], (len(probability), NUM_DRAWS)
-    )
-    return draws.astype(np.float64)
+    return generator.binomial(count, probability, (len(count), NUM_DRAWS))
 
 
 def null_error(bins: Bins, parts: Bins) -> float:
@@ -62,13 +56,12 @@ def bootstrap_interval(bins: Bins, seed: int) -> tuple[float, float]:
     therefore moved until the resamples' mean is the ECE itself. The interval says what another test
     set of this size would show; it is lifted like the ECE, so read it beside the floor.
     """
-    generator = np.random.default_rng(seed)
     total = bins.count.sum()
     mean = bins.confidence / np.maximum(bins.count, 1)
     outcomes = np.concatenate([bins.correct, bins.count - bins.correct])
+    generator = np.random.default_rng(seed)
     draws = generator.multinomial(total, outcomes / total, NUM_DRAWS)  # (NUM_DRAWS, 2 B)
     right, wrong = np.split(draws, 2, axis=1)
     errors = np.abs(right * (mean - 1) + wrong * mean).sum(1) / total
-    observed = np.abs(bins.residual).sum() / total
-    low, high = np.quantile(errors, [0.025, 0.975]) - errors.mean() + observed
+    low, high = np.quantile(errors, [0.025, 0.975]) - errors.mean() + expected_error(bins)
     return max(float(low), 0.0), min(float(high), 1.0)

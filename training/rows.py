@@ -64,31 +64,3 @@ def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
     before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
     rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
     return rank
-
-
-class RowQueue:
-    """Hold small batches until there are many rows, since a pass over few costs its overhead."""
-
-    def __init__(self, num_classes: int, num_rows: int, device: torch.device | str) -> None:
-        """Make room for rows of C classes."""
-        self.log_probs = torch.empty(0, num_classes, device=device)
-        self.targets = torch.empty(num_rows, dtype=torch.int64, device=device)
-        self.length = 0
-
-    def put(self, log_probs: Tensor, targets: Tensor) -> bool:
-        """Keep a copy of the rows, or return False: no room, or another dtype than theirs."""
-        end = self.length + len(targets)
-        if end > len(self.targets) or (self.length and log_probs.dtype != self.log_probs.dtype):
-            return False
-        if log_probs.dtype != self.log_probs.dtype or not len(self.log_probs):
-            self.log_probs = log_probs.new_empty(len(self.targets), log_probs.shape[1])
-        self.log_probs[self.length : end] = log_probs
-        self.targets[self.length : end] = targets
-        self.length = end
-        return True
-
-    def take(self) -> tuple[Tensor, Tensor]:
-        """Return the rows, which stay valid until the next is put, and forget them."""
-        rows = slice(self.length)
-        self.length = 0
-        return self.log_probs[rows], self.targets[rows]

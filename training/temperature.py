@@ -9,6 +9,7 @@ n rows, C classes.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -59,10 +60,7 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
         chunks: called for each of about ten passes, gives the split as (log_probs, targets) pieces.
         ignore_index: rows with this target are left out.
     """
-
-    def evaluate(beta: float) -> Sums:
-        return _evaluate(chunks, beta, ignore_index)
-
+    evaluate = partial(_evaluate, chunks, ignore_index)
     level = evaluate(0.0)
     start = evaluate(1.0)
     scale = math.sqrt(level.curvature)  # the scores' standard deviation within a row
@@ -112,7 +110,7 @@ def _newton(
 
 
 @torch.no_grad()
-def _evaluate(chunks: Chunks, beta: float, ignore_index: int) -> Sums:
+def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> Sums:
     """Go through the split once."""
     total = torch.zeros(4, dtype=torch.float64)
     num_rows = 0

@@ -41,8 +41,7 @@ def linear(
     num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> ImageModel:
     """Softmax regression: a logit is a weighted sum of pixels."""
-    _check_size("channels", channels)
-    _check_size("image_size", image_size)
+    _check_sizes(channels=channels, image_size=image_size)
     head = nn.Linear(channels * image_size**2, num_classes)
     return ImageModel(mean, std, nn.Flatten(), head)
 
@@ -58,10 +57,7 @@ def mlp(
     dropout: float = 0.2,
 ) -> ImageModel:
     """Fully connected layers: the pixels' places mean nothing to it until it has learnt them."""
-    _check_size("channels", channels)
-    _check_size("image_size", image_size)
-    _check_size("hidden_dim", hidden_dim)
-    _check_size("depth", depth)
+    _check_sizes(channels=channels, image_size=image_size, hidden_dim=hidden_dim, depth=depth)
     _check_dropout(dropout)
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(depth):
@@ -84,8 +80,7 @@ def small_cnn(
     Images of 16 pixels or more are halved by the first convolution, before there are many channels;
     pooling comes before normalising and ReLU, which then have a quarter of the work.
     """
-    _check_size("channels", channels)
-    _check_size("width", width)
+    _check_sizes(channels=channels, width=width)
     _check_dropout(dropout)
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
     body = nn.Sequential(
@@ -141,9 +136,10 @@ def convolution(
     )
 
 
-def _check_size(name: str, size: int) -> None:
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _check_dropout(dropout: float) -> None:
