@@ -549,7 +549,7 @@ def scaling(text: str, rounds: int, plot: str | None) -> None:
 def heading(title: str) -> None:
     """Print the head of a table."""
     print(f"\nexamples a second, and time beside the plain loop's, by {title}")
-    print(f"{'':9} " + " ".join(f"{name:>28}" for name in SCALED))
+    print(f"{'':9} {SCALED[0]:>20} " + " ".join(f"{name:>31}" for name in SCALED[1:]))
 
 
 def scaled(
@@ -559,9 +559,12 @@ def scaled(
     cases = step_cases(trainer, batch, len(trainer.model.head.weight))  # type: ignore[union-attr, arg-type]
     times = measure({name: cases[name] for name in SCALED}, rounds)
     rates = [len(batch[1]) / statistics.median(own) for own in times.values()]
-    ratios = [ratio(own, times[SCALED[0]]) for own in times.values()]
-    cells = (f"{rate:7,.0f} {text}" for rate, text in zip(rates, ratios, strict=True))
-    print(f"{size:9,} " + " ".join(f"{cell:>28}" for cell in cells) + note, flush=True)
+    texts = ["", *(ratio(times[name], times[SCALED[0]]) for name in SCALED[1:])]
+    widths = (20, 31, 31)
+    cells = (
+        f"{f'{rate:,.0f} {text}':>{w}}" for rate, text, w in zip(rates, texts, widths, strict=True)
+    )
+    print(f"{size:9,} " + " ".join(cells) + note, flush=True)
     return size, rates
 
 
@@ -577,7 +580,7 @@ def draw(panels: list[tuple[str, list[tuple[int, list[float]]]]], path: str) -> 
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("examples a second")
     figure.axes[0].legend(frameon=False)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def start(rounds: int) -> None:
