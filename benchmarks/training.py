@@ -1,11 +1,11 @@
 """What a training step costs, beside loops written out plainly.
 
     python benchmarks/training.py small       # Sonnet 2, the default run; Lightning if installed
-    python benchmarks/training.py parts       # logs, metrics and checkpoints of a default run
+    python benchmarks/training.py parts       # where the seconds of a default run go
     python benchmarks/training.py wide        # large vocabularies: --text FILE, the complete works
     python benchmarks/training.py precision   # nll after as many steps in bfloat16: --text FILE
     python benchmarks/training.py memory      # peak memory of every loss, 2,048 x 68,500 logits
-    python benchmarks/training.py scaling     # by vocabulary and batch [--plot FILE.png]
+    python benchmarks/training.py scaling     # by vocabulary, batch, text: --text FILE --plot FILE
     python benchmarks/training.py start       # from the command to the first step
 
 A table's times are medians. Each round runs every row once, in an order of its own; `ratio` is the
@@ -26,8 +26,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,20 +40,21 @@ sys.path[0] = str(ROOT)
 import hydra  # noqa: E402
 import torch  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
-from rich.console import Console  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-import losses  # noqa: E402
-from training import session as session_module  # noqa: E402
+import training.evaluation  # noqa: E402
+import training.run  # noqa: E402
+import training.session  # noqa: E402
 from training.app import CONFIGS, use_task_options  # noqa: E402
 from training.config import instantiate  # noqa: E402
 from training.data import Split, Splits, epoch_order  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
-from training.loop import Trainer, TrainerSettings, train_epoch  # noqa: E402
+from training.log import RunLog  # noqa: E402
+from training.loop import Trainer, train_epoch  # noqa: E402
 from training.optimizers import Constant, adamw  # noqa: E402
-from training.run import build  # noqa: E402
 from training.run_folder import with_facts  # noqa: E402
+from training.session import Session  # noqa: E402
 
 Case = Callable[[], float]  # does some work, and returns the seconds of one unit of it
 WIDE = ["experiment=tiny_shakespeare", "data=text_file", "trainer.precision=float32"]
@@ -72,15 +77,20 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("ngram", list(overrides))
 
 
-def prepare(cfg: DictConfig, splits: Splits) -> Trainer:
-    """Return what trains by these settings on this data."""
-    filled = with_facts(cfg, splits.num_classes, splits.class_counts)
+def prepare(cfg: DictConfig, num_classes: int, class_counts: Tensor) -> Trainer:
+    """Return what trains by these settings."""
+    filled = with_facts(cfg, num_classes, class_counts)
     torch.manual_seed(1)
     model = instantiate(filled.model)
     optimizer = instantiate(filled.optimizer, call_with=[model.parameters()])
     loss_fn, schedule = instantiate(filled.loss), instantiate(filled.scheduler)
     settings, log = instantiate(filled.trainer), NoLog()
     return Trainer(model, loss_fn, optimizer, schedule, settings, 1, log)  # type: ignore[arg-type]
+
+
+def for_splits(cfg: DictConfig, splits: Splits) -> Trainer:
+    """Return what trains by these settings on this data."""
+    return prepare(cfg, splits.num_classes, splits.class_counts)
 
 
 def timed(work: Callable[[], object], units: int = 1) -> Case:
@@ -94,8 +104,8 @@ def timed(work: Callable[[], object], units: int = 1) -> Case:
     return case
 
 
-def compare(title: str, cases: dict[str, Case], rounds: int) -> None:
-    """Run and print; the first round only warms up."""
+def measure(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each case, a round each; one round before them only warms up."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     order = list(cases)
     for number in range(rounds + 1):
@@ -104,14 +114,24 @@ def compare(title: str, cases: dict[str, Case], rounds: int) -> None:
             elapsed = cases[name]()
             if number:
                 times[name].append(elapsed)
-    baseline = times[next(iter(cases))]
+    return times
+
+
+def ratio(own: list[float], baseline: list[float]) -> str:
+    """Return the quotient round by round: its median, and its quartiles."""
+    ratios = [a / b for a, b in zip(own, baseline, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:7.3f} {low:7.3f}-{high:.3f}"
+
+
+def compare(title: str, cases: dict[str, Case], rounds: int) -> None:
+    """Measure and print."""
+    times = measure(cases, rounds)
     print(f"\n{title}; {rounds} rounds, {torch.get_num_threads()} threads")
     print(f"{'':44} {'ms':>9} {'ratio':>7} {'quartiles':>15}")
     for name, own in times.items():
-        ratios = [a / b for a, b in zip(own, baseline, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         ms = 1e3 * statistics.median(own)
-        print(f"{name:44} {ms:9.2f} {middle:7.3f} {low:7.3f}-{high:.3f}", flush=True)
+        print(f"{name:44} {ms:9.2f} {ratio(own, next(iter(times.values())))}", flush=True)
 
 
 # --- small models ---------------------------------------------------------------------------------
@@ -185,7 +205,7 @@ def lightning(
     """Return epochs of Lightning's Trainer with its TensorBoard log, start and end left out."""
     try:
         import lightning as L
-        from lightning.pytorch.loggers import CSVLogger
+        from lightning.pytorch.loggers import TensorBoardLogger
     except ImportError:
         print("Lightning is left out: it is not installed")
         return None
@@ -223,7 +243,7 @@ def lightning(
             trainer = L.Trainer(
                 max_epochs=epochs,
                 accelerator="cpu",
-                logger=CSVLogger(folder),
+                logger=TensorBoardLogger(folder),
                 log_every_n_steps=50,
                 gradient_clip_val=clip or None,
                 enable_checkpointing=False,
@@ -245,7 +265,7 @@ def small(rounds: int) -> None:
     splits = instantiate(cfg["sonnet2"].data)
     words, names = read_sonnets([2]).split(), splits.class_names
     plain = tutorial(TutorialModel(len(names)), words, names)
-    one, fast = (epochs_of(prepare(c, splits), splits.train) for c in cfg.values())
+    one, fast = (epochs_of(for_splits(c, splits), splits.train) for c in cfg.values())
     cases: dict[str, Case] = {
         "the tutorial's loop": timed(plain),
         "experiment=sonnet2": timed(lambda: one(1)),
@@ -258,7 +278,7 @@ def small(rounds: int) -> None:
         cases["Lightning, batch size 1"] = rival
     compare("an epoch of Sonnet 2", cases, 5 * rounds)
 
-    trainer, model = prepare(cfg["sonnet2_fast"], splits), TutorialModel(len(names))
+    trainer, model = for_splits(cfg["sonnet2_fast"], splits), TutorialModel(len(names))
     start_from = zip(model.state_dict(), trainer.model.state_dict().values(), strict=True)
     model.load_state_dict(dict(start_from))
     plain, fast = tutorial(model, words, names), epochs_of(trainer, splits.train)
@@ -275,7 +295,7 @@ def small(rounds: int) -> None:
 
     cfg_default = compose()
     splits = instantiate(cfg_default.data)
-    trainers = [prepare(cfg_default, splits) for _ in range(4)]
+    trainers = [for_splits(cfg_default, splits) for _ in range(4)]
     clip = trainers[0].settings.clip_norm
     batch_size, lr = trainers[0].settings.batch_size, cfg_default.optimizer.lr
     with_plain = torch.optim.AdamW(trainers[1].model.parameters(), lr=lr)
@@ -294,51 +314,66 @@ def small(rounds: int) -> None:
 
 
 def parts(rounds: int) -> None:
-    """Say what a default run spends on what is not training."""
+    """Say where the seconds of a default run go, each counted once, as a share of training's."""
     shares: dict[str, list[float]] = {}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            session = build(compose(), Path(folder), Console(quiet=True))
-            spent: dict[str, float] = {}
-            targets: list[tuple[Any, str, str]] = [
-                (session_module, "evaluate", "evaluation, forward pass and metrics"),
-                (session, "save", "checkpoints"),
-                (session, "keep", "checkpoints"),
-                (session.trainer, "log_window", "logs"),
-                (session, "draw", "figures"),
-                (session, "report", "reports"),
-                (session_module, "train_epoch", "all of training"),
-            ]
-            kept = [(owner, name, getattr(owner, name)) for owner, name, _ in targets]
-            for (owner, name, label), (_, _, function) in zip(targets, kept, strict=True):
-                setattr(owner, name, _adding(function, spent, label))
-            session_module.fit(session)
-            for owner, name, function in kept:
-                setattr(owner, name, function)
-            split = session.splits.val
-            start = time.perf_counter()
-            for _ in range(8):
-                with torch.no_grad():
-                    for rows in split.inputs.split(256):
-                        session.trainer.model(rows)
-            spent["of which the forward pass"] = time.perf_counter() - start
-            session.trainer.log.close()
-        for label, seconds in spent.items():
-            shares.setdefault(label, []).append(seconds / spent["all of training"])
-    print(f"share of a default run's training time, median of {rounds} runs")
+        clock = Clock()
+        default_run(clock)
+        for label, seconds in clock.seconds.items():
+            shares.setdefault(label, []).append(seconds / clock.seconds["training"])
+    asked = [shares[label] for label in ("logs", "evaluation: metrics", "checkpoints")]
+    shares["logs, metrics and checkpoints"] = [sum(three) for three in zip(*asked, strict=True)]
+    print(f"share of a default run's seconds of training, median of {rounds} runs")
     for label, own in shares.items():
         print(f"{label:44} {statistics.median(own):7.2%}  ({min(own):.2%} to {max(own):.2%})")
 
 
-def _adding(function: Callable[..., Any], spent: dict[str, float], label: str) -> Any:
-    def timed_call(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+def default_run(clock: "Clock") -> None:
+    """Train and test by the default settings, with the parts of the run counted."""
+    rows_of = training.evaluation.logits_of
+    forward = clock.part(lambda rows: next(rows, None), "evaluation: forward pass")
+    places: list[tuple[Any, str, str]] = [
+        (training.session, "train_epoch", "training"),
+        (training.evaluation, "_evaluate", "evaluation: metrics"),
+        (RunLog, "scalars", "logs"),
+        (RunLog, "text", "logs"),
+        (training.run, "log_start", "logs"),
+        (Session, "save", "checkpoints"),
+        (Session, "keep", "checkpoints"),
+        (Session, "draw", "figures"),
+        (Session, "report", "what the task reports"),
+        (training.run, "run", "all else: start, data, temperature, end"),
+    ]
+    changed = [(o, name, clock.part(getattr(o, name), label)) for o, name, label in places]
+    logits_of = lambda *args: iter(partial(forward, rows_of(*args)), None)  # noqa: E731
+    changed.append((training.evaluation, "logits_of", logits_of))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for owner, name, function in changed:
+            stack.enter_context(patch.object(owner, name, function))
+        training.run.run(compose(), Path(folder) / "run", quiet=True)
 
-    return timed_call
+
+class Clock:
+    """Seconds by part; what a part called within another takes is its own."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.within = 0.0
+
+    def part(self, function: Callable[..., Any], label: str) -> Callable[..., Any]:
+        """Return the function, counted as that part."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            outside, self.within = self.within, 0.0
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                elapsed = time.perf_counter() - start
+                self.seconds[label] = self.seconds.get(label, 0.0) + elapsed - self.within
+                self.within = outside + elapsed
+
+        return counted
 
 
 # --- large vocabularies ---------------------------------------------------------------------------
@@ -388,8 +423,8 @@ def step_cases(trainer: Trainer, batch: tuple[Tensor, Tensor], num_classes: int)
 
     def ours(precision: str) -> Case:
         model = copy.deepcopy(trainer.model)
-        settings = TrainerSettings(
-            epochs=10**6, batch_size=len(inputs), clip_norm=1.0, precision=precision, shuffle=False
+        settings = replace(
+            trainer.settings, batch_size=len(inputs), precision=precision, shuffle=False
         )
         optimizer = adamw(model.parameters(), lr=1e-3)
         run = Trainer(model, trainer.loss_fn, optimizer, Constant(), settings, 1, NoLog())  # type: ignore[arg-type]
@@ -416,7 +451,7 @@ def wide(text: str, rounds: int) -> None:
     for extra in ([], ALL_TYPES):
         cfg = compose(*WIDE, f"data.path={text}", *extra)
         splits = instantiate(cfg.data)
-        trainer = prepare(cfg, splits)
+        trainer = for_splits(cfg, splits)
         batch = splits.train.batch(epoch_order(len(splits.train), 1, 1)[:1024], 1)
         cases = step_cases(trainer, batch, splits.num_classes)
         compare(f"a step of 1,024 rows, {splits.num_classes:,} words", cases, rounds)
@@ -429,7 +464,7 @@ def precision(text: str, steps: int) -> None:
     found = {}
     for name in ("float32", "bf16"):
         cfg.trainer.precision = name
-        trainer = prepare(cfg, splits)
+        trainer = for_splits(cfg, splits)
         train_epoch(trainer, splits.train, 1)
         result = evaluate(trainer.model, trainer.loss_fn, splits.val, splits.num_classes, 30_000)
         found[name] = result.metrics["nll"]
@@ -437,46 +472,25 @@ def precision(text: str, steps: int) -> None:
     print(f"bf16 / float32: {found['bf16'] / found['float32']:.5f}")
 
 
-LOSSES: dict[str, Callable[[], losses.ClassificationLoss]] = {
-    "cross_entropy": losses.CrossEntropyLoss,
-    "nll": losses.LogSoftmaxNLLLoss,
-    "label_smoothing": lambda: losses.CrossEntropyLoss(label_smoothing=0.1),
-    "focal": losses.FocalLoss,
-    "mse": losses.SoftmaxMSELoss,
-    "mse_logits": losses.LogitsMSELoss,
-    "mse_rescaled": losses.RescaledMSELoss,
-    "bce": losses.OneVsRestBCELoss,
-    "hinge": losses.HingeLoss,
-    "hinge, Weston-Watkins": lambda: losses.HingeLoss(variant="weston_watkins"),
-}
-
-
-def synthetic(num_classes: int, batch_size: int) -> tuple[Trainer, tuple[Tensor, Tensor]]:
-    """Return a trainer of tiny Shakespeare's model on random words."""
-    counts = torch.ones(num_classes, dtype=torch.int64)
-    filled = with_facts(compose(*WIDE, "data.path=-"), num_classes, counts)
-    model = instantiate(filled.model)
-    settings = TrainerSettings(epochs=1, batch_size=batch_size, clip_norm=1.0)
-    optimizer = adamw(model.parameters(), lr=1e-3)
-    loss_fn = losses.CrossEntropyLoss()
-    trainer = Trainer(model, loss_fn, optimizer, Constant(), settings, 1, NoLog())  # type: ignore[arg-type]
+def synthetic(
+    num_classes: int, batch_size: int, *overrides: str
+) -> tuple[Trainer, tuple[Tensor, Tensor]]:
+    """Return a trainer of tiny Shakespeare's model, and a batch of random words."""
+    cfg = compose(*WIDE, f"trainer.batch_size={batch_size}", *overrides)
+    trainer = prepare(cfg, num_classes, torch.ones(num_classes, dtype=torch.int64))
     batch = torch.randint(num_classes, (batch_size, 4)), torch.randint(num_classes, (batch_size,))
     return trainer, batch
 
 
-def peak(name: str, ours: bool, num_classes: int, batch_size: int) -> float:
+def peak(loss: str, ours: bool, num_classes: int, batch_size: int) -> float:
     """Return by how many MiB a step raises this process's peak memory."""
-    trainer, (inputs, targets) = synthetic(num_classes, batch_size)
-    trainer.loss_fn = LOSSES[name]()
-    if ours:
-        trainer.__post_init__()
+    trainer, (inputs, targets) = synthetic(num_classes, batch_size, *loss.split(","))
+    plain = plain_step(trainer.model.train(), trainer.loss_fn, trainer.optimizer, False)
 
-        def step(n: int) -> None:
+    def step(n: int) -> None:
+        if ours:
             train_epoch(trainer, Split(inputs[:n], targets[:n]), trainer.epoch + 1)
-    else:
-        plain = plain_step(trainer.model.train(), trainer.loss_fn, trainer.optimizer, False)
-
-        def step(n: int) -> None:
+        else:
             plain(inputs[:n], targets[:n])
 
     step(2)  # moments, and what is loaded on first use
@@ -488,55 +502,85 @@ def peak(name: str, ours: bool, num_classes: int, batch_size: int) -> float:
 
 
 def memory(num_classes: int, batch_size: int) -> None:
-    """Print a row for every loss."""
+    """Print a row for every loss of `configs/loss` that needs no other run."""
+    names = sorted(file.stem for file in (CONFIGS / "loss").glob("*.yaml"))
+    names.remove("distillation")
     print(f"peak memory of a step, {num_classes:,} classes x {batch_size:,} rows, MiB")
-    for name in LOSSES:
+    print(f"{'':40} {'plain loop':>10} {'this loop':>10} {'ratio':>6}")
+    for name in [*names, "hinge,loss.variant=weston_watkins"]:
         both = []
-        for ours in ("", "--ours"):
+        for ours in ([], ["--ours"]):
             sizes = [f"--classes={num_classes}", f"--rows={batch_size}"]
-            command = [sys.executable, __file__, "memory", f"--peak-of={name}", *sizes]
-            out = subprocess.run(
-                [*command, *filter(None, [ours])], capture_output=True, check=True, text=True
-            )
+            command = [sys.executable, __file__, "memory", f"--peak-of=loss={name}", *sizes, *ours]
+            out = subprocess.run(command, capture_output=True, check=True, text=True)
             both.append(float(out.stdout))
-        print(f"{name:24} {both[0]:7.0f} {both[1]:7.0f} {both[1] / both[0]:6.2f}", flush=True)
+        print(f"{name:40} {both[0]:10.0f} {both[1]:10.0f} {both[1] / both[0]:6.2f}", flush=True)
 
 
-def scaling(rounds: int, plot: str | None) -> None:
-    """Print how examples a second change with vocabulary and batch."""
-    names = ["plain loop, float32", "this loop, float32", "this loop, bf16"]
-    sweeps = {
-        "vocabulary, batch 1,024": [(v, 1024) for v in (1000, 4000, 15630, 68500)],
-        "batch, vocabulary 15,630": [(15630, b) for b in (32, 128, 512, 2048)],
-    }
+SCALED = ["plain loop, float32", "this loop, float32", "this loop, bf16"]
+
+
+def scaling(text: str, rounds: int, plot: str | None) -> None:
+    """Print how examples a second change with vocabulary, batch and text."""
     panels = []
-    for title, sizes in sweeps.items():
-        print(f"\nexamples a second by {title}: {', '.join(names)}")
-        rows = []
-        for num_classes, batch_size in sizes:
-            trainer, batch = synthetic(num_classes, batch_size)
-            cases = step_cases(trainer, batch, num_classes)
-            times: dict[str, list[float]] = {name: [] for name in names}
-            for number in range(rounds + 1):
-                for name in names:
-                    elapsed = cases[name]()
-                    if number:
-                        times[name].append(elapsed)
-            rates = [batch_size / statistics.median(times[name]) for name in names]
-            size = num_classes if title.startswith("vocabulary") else batch_size
-            rows.append((size, rates))
-            print(f"{size:7,} " + " ".join(f"{rate:9,.0f}" for rate in rates), flush=True)
-        panels.append((title, rows))
+    for title, sizes in (
+        ("classes, 1,024 rows a batch", [(v, v, 1024) for v in (1000, 4000, 15630, 68500)]),
+        ("rows a batch, 15,630 classes", [(b, 15630, b) for b in (32, 128, 512, 2048)]),
+    ):
+        heading(title)
+        panels.append((title, [scaled(n, rounds, *synthetic(v, b)) for n, v, b in sizes]))
+    title = "training tokens of the complete works, 1,024 rows a batch"
+    heading(title)
+    rows = []
+    for lines in (5000, 15000, 45000, 10**6):
+        cfg = compose(*WIDE, f"data.path={text}", f"data.max_lines={lines}")
+        begun = time.perf_counter()
+        splits = instantiate(cfg.data)
+        note = (
+            f"{splits.num_classes:8,} classes, read and cut in {time.perf_counter() - begun:.1f} s"
+        )
+        batch = splits.train.batch(epoch_order(len(splits.train), 1, 1)[:1024], 1)
+        rows.append(scaled(len(splits.train), rounds, for_splits(cfg, splits), batch, note))
+    panels.append((title.replace(" of the complete works", ""), rows))
     if plot:
-        from matplotlib.figure import Figure
+        draw(panels, plot)
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        for axes, (title, rows) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-            for i, name in enumerate(names):
-                axes.loglog([r[0] for r in rows], [r[1][i] for r in rows], marker="o", label=name)
-            axes.set(xlabel=title, ylabel="examples a second")
-            axes.legend(frameon=False)
-        figure.savefig(plot, dpi=120)
+
+def heading(title: str) -> None:
+    """Print the head of a table."""
+    print(f"\nexamples a second, and time beside the plain loop's, by {title}")
+    print(f"{'':9} {SCALED[0]:>20} " + " ".join(f"{name:>31}" for name in SCALED[1:]))
+
+
+def scaled(
+    size: int, rounds: int, trainer: Trainer, batch: tuple[Tensor, Tensor], note: str = ""
+) -> tuple[int, list[float]]:
+    """Measure and print a row; return its size and rates."""
+    cases = step_cases(trainer, batch, len(trainer.model.head.weight))  # type: ignore[union-attr, arg-type]
+    times = measure({name: cases[name] for name in SCALED}, rounds)
+    rates = [len(batch[1]) / statistics.median(own) for own in times.values()]
+    texts = ["", *(ratio(times[name], times[SCALED[0]]) for name in SCALED[1:])]
+    widths = (20, 31, 31)
+    cells = (
+        f"{f'{rate:,.0f} {text}':>{w}}" for rate, text, w in zip(rates, texts, widths, strict=True)
+    )
+    print(f"{size:9,} " + " ".join(cells) + note, flush=True)
+    return size, rates
+
+
+def draw(panels: list[tuple[str, list[tuple[int, list[float]]]]], path: str) -> None:
+    """Draw examples a second, a panel a size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        for i, name in enumerate(SCALED):
+            axes.loglog([r[0] for r in rows], [r[1][i] for r in rows], marker="o", label=name)
+        axes.set_xlabel(title, fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("examples a second")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=80)
 
 
 def start(rounds: int) -> None:
@@ -583,14 +627,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plot")
-    parser.add_argument("--peak-of", help="print only the peak memory of this loss, in MiB")
+    parser.add_argument("--peak-of", help="print only the peak memory with these settings, in MiB")
     parser.add_argument("--ours", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(json.dumps(peak(args.peak_of, args.ours, args.classes, args.rows)))
         return
-    if args.what in ("wide", "precision") and not args.text:
+    if args.what in ("wide", "precision", "scaling") and not args.text:
         parser.error("--text is needed: a file with the complete works")
     {
         "small": lambda: small(args.rounds),
@@ -598,7 +642,7 @@ def main() -> None:
         "wide": lambda: wide(args.text, args.rounds),
         "precision": lambda: precision(args.text, args.steps),
         "memory": lambda: memory(args.classes, args.rows),
-        "scaling": lambda: scaling(args.rounds, args.plot),
+        "scaling": lambda: scaling(args.text, args.rounds, args.plot),
         "start": lambda: start(args.rounds),
     }[args.what]()
 

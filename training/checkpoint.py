@@ -39,10 +39,13 @@ RESUME_SCHEMA = SCHEMA | {
 }
 
 
-def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+def write_file(
+    path: Path, content: bytes | memoryview, *, durable: bool = True, last: bool = True
+) -> None:
     """Write so that `path` is the old file or the new, never half.
 
     Temporary name, fsync, rename, fsync of the folder: after a power cut, too, where `durable`.
+    The folder is left to the next write to it where this is not the `last`.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -57,7 +60,7 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        if not durable:
+        if not durable or not last:
             return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -78,11 +81,11 @@ def unwritable(path: Path, error: OSError, size: int) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be written ({reason})")
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path, *, last: bool = True) -> None:
     """Write `state` (tensors, plain types) with `write_file`."""
     buffer = io.BytesIO()  # torch's own writer answers a full disk with an internal assertion
     torch.save({"format": FORMAT, **state}, buffer)
-    write_file(path, buffer.getbuffer())
+    write_file(path, buffer.getbuffer(), last=last)
 
 
 def load_checkpoint(path: Path, schema: dict[str, type] = SCHEMA) -> dict[str, Any]:

@@ -96,11 +96,11 @@ class Session:
         )
 
     def keep(self, nll: float, epoch: int) -> None:
-        """Keep the weights on disk: their nll is the lowest."""
+        """Keep the weights on disk, where `save` comes next: their nll is the lowest."""
         trainer = self.trainer
         check_weights(trainer)
         state = best_state(trainer.model, self.splits, trainer.step, epoch, nll)
-        if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST)):
+        if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST, last=False)):
             self.best, self.best_step = nll, trainer.step
 
     def restore_newest(self) -> list[Path]:
