@@ -583,6 +583,22 @@ def test_class_accuracies_and_curves_are_those_of_the_test_split(run):
     assert len(events.Images("test/confusion")) == len(events.Images("test/mistakes")) == 1
 
 
+def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
+    (facts,) = run.glob("*/images/metadata.tsv")
+    header, *rows = [line.split("\t") for line in facts.read_text().splitlines()]
+    features = np.loadtxt(facts.with_name("tensors.tsv"))
+    targets = load_run(run).splits().test.targets[:500]
+    right = sum(a == b for a, b in rows) / len(rows)
+    (test,) = [line for line in read_metrics(run) if line["split"] == "test" and "nll" in line]
+
+    assert header == ["class", "predicted"]
+    assert len(rows) == len(features) == len(targets) == test["count"]
+    assert [label for label, _ in rows] == [str(k) for k in targets.tolist()]
+    assert right == pytest.approx(test["accuracy"])
+    with Image.open(facts.with_name("sprite.png")) as sprite:
+        assert sprite.width == sprite.height and sprite.width % 8 == 0
+
+
 def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatch):
     from training.report import Moment
     from vision import reports

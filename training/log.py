@@ -96,7 +96,7 @@ class RunLog:
         step: int,
         images: Tensor | None = None,
     ) -> None:
-        """Log points (N, D) for the Projector, with what is known of each, and its image in [0, 1].
+        """Log points (N, D) for the Projector, with two facts of each or more; images in [0, 1].
 
         A resumed run writes them once more at the same place.
         """

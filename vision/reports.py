@@ -88,10 +88,15 @@ class ImageFeatures:
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
         if moment.final and self.images:
             moment.model.eval()
-            features = moment.model.features(split.inputs).cpu()  # type: ignore[operator]
-            labels = [splits.class_names[k] for k in split.targets.tolist()]
+            features = moment.model.features(split.inputs)  # type: ignore[operator]
+            # a link ranks as it likes, so the loss is asked; one column alone TensorBoard refuses
+            guesses = moment.loss_fn.log_probs(moment.model.head(features)).argmax(1)  # type: ignore[operator]
+            known = {
+                name: [splits.class_names[k] for k in classes.tolist()]
+                for name, classes in (("class", split.targets), ("predicted", guesses))
+            }
             pictures = split.inputs.cpu() / 255
-            moment.log.embedding("images", features, {"class": labels}, moment.step, pictures)
+            moment.log.embedding("images", features.cpu(), known, moment.step, pictures)
         return Report()
 
 
