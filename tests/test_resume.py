@@ -487,8 +487,9 @@ def test_a_save_is_written_synced_renamed_and_the_folder_synced(tmp_path, monkey
         )
 
     checkpoint.write_file(tmp_path / "x", b"content")
+    checkpoint.write_file(tmp_path / "x", b"content", last=False)
 
-    assert calls == ["fsync", "replace", "fsync"]
+    assert calls == ["fsync", "replace", "fsync", "fsync", "replace"]
     assert [f.name for f in tmp_path.iterdir()] == ["x"]
 
 
@@ -525,11 +526,11 @@ def test_a_stop_at_any_file_operation_of_a_save_loses_nothing(
 def test_some_full_disk_on_the_way_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
     write, calls = checkpoint.write_file, []
 
-    def full_once(path, content):
+    def full_once(path, content, **options):
         calls.append(path)
         if len(calls) == 2:
             raise checkpoint.unwritable(path, OSError(28, "No space left on device"), len(content))
-        write(path, content)
+        write(path, content, **options)
 
     monkeypatch.setattr(checkpoint, "write_file", full_once)
     with pytest.raises(CheckpointError, match=r"the run has ended, but 1 files could not") as error:
