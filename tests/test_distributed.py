@@ -199,7 +199,6 @@ RUN = [
 
 def whole_run(folder, *overrides, act=None, resume=False):
     """Run; in the second process `act` when step 6 of 16 is reported."""
-    session.Session.draw = lambda *_, **__: None  # takes longer than all else
     if act and distributed.rank() == 1:
         log_window = Trainer.log_window
 
@@ -212,7 +211,8 @@ def whole_run(folder, *overrides, act=None, resume=False):
     cfg = compose(*RUN, *overrides)
     cfg.resume = "here" if resume else None
     try:
-        with distributed.peers():
+        # drawing takes longer than all else
+        with distributed.peers(), patch.object(session.Session, "draw", lambda *_, **__: None):
             return run(cfg, folder)
     except KeyboardInterrupt as stop:
         return type(stop).__name__
