@@ -294,6 +294,7 @@ def test_torchrun_has_one_folder_one_screen_and_one_line_for_a_mistake(tmp_path)
     assert (bad.returncode, bad.stderr.count("error: loss=no: no such option")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_through_submitit(command_line, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra: slurm")
     sweep = ["-m", "hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path / 'sweep'}"]

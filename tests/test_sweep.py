@@ -20,7 +20,7 @@ def contents(folder):
 
 
 def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
-    words = ("-m", "debug=smoke", "loss=mse,cross_entropy", "seed=1,2")
+    words = ("-m", "debug=smoke", "data.max_lines=300", "loss=cross_entropy,mse", "seed=1,2")
     code, out, _ = command_line(*words)
     (folder,) = Path("outputs").iterdir()
     jobs = {f"{loss}-seed{seed}" for loss in ("mse", "cross_entropy") for seed in (1, 2)}

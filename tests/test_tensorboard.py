@@ -77,10 +77,9 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
 
 def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path):
     small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]
-    for loss in ("cross_entropy", "focal"):
-        for seed in (1, 2):
-            cfg = compose(*small, f"loss={loss}", f"seed={seed}")
-            training_run.run(cfg, tmp_path / f"{loss}-seed{seed}", (), {"loss": loss}, True)
+    for loss, seed in (("cross_entropy", 1), ("cross_entropy", 2), ("focal", 1)):
+        cfg = compose(*small, f"loss={loss}", f"seed={seed}")
+        training_run.run(cfg, tmp_path / f"{loss}-seed{seed}", (), {"loss": loss}, True)
     with pytest.raises(DivergedError):
         cfg = compose(*small, "optimizer.lr=1e30", "loss=focal")
         training_run.run(cfg, tmp_path / "bad", (), {"loss": "focal"}, True)
@@ -89,7 +88,8 @@ def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_pat
 
     sessions = {tuple(sorted(s.name for s in g.sessions)) for g in groups}
     assert sessions == {
-        *((f"{loss}-seed1", f"{loss}-seed2") for loss in ("cross_entropy", "focal")),
+        ("cross_entropy-seed1", "cross_entropy-seed2"),
+        ("focal-seed1",),
         ("bad",),
     }
     for group in groups:
