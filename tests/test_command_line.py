@@ -186,15 +186,6 @@ def test_distillation_learns_from_a_finished_run(command_line):
     assert code == 2 and err.startswith("error: loss: teacher teacher was trained on other data")
 
 
-def test_a_sweep_gives_each_job_a_folder_and_goes_on_after_a_failure(command_line):
-    code, _, err = command_line("loss=mse,nll", "-m", "optimizer.lr=-1,0.01", "debug=smoke")
-
-    assert code == 2
-    assert err.count("optimizer.lr must be a number above 0") == 2
-    runs = {f.parent.parent.name for f in Path("outputs").rglob("best.pt")}
-    assert runs == {f"{loss}-seed1-optimizer.lr_0.01" for loss in ("mse", "nll")}
-
-
 def test_two_runs_of_one_second_get_two_folders(command_line):
     for _ in range(2):
         assert command_line("debug=smoke")[0] == 0

@@ -66,6 +66,11 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
     code, _, err = command_line(*words, "optimizer.lr=1e38,0.1")
 
     assert code == 3 and "stopped" in err
+    (folder,) = Path("outputs").iterdir()
+    name = "cross_entropy-seed1-optimizer.lr"
+    assert [run.folder.name for run in find_runs([folder]) if run.status == "complete"] == [
+        f"{name}_0.1"
+    ]
 
     def broken(*_):
         raise ZeroDivisionError("a bug")
