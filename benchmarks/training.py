@@ -345,7 +345,9 @@ def default_run(clock: "Clock") -> None:
         (training.run, "run", "all else: start, data, temperature, end"),
     ]
     changed = [(o, name, clock.part(getattr(o, name), label)) for o, name, label in places]
-    logits_of = lambda *args: iter(partial(forward, rows_of(*args)), None)  # noqa: E731
+    logits_of = lambda *args, **options: iter(  # noqa: E731
+        partial(forward, rows_of(*args, **options)), None
+    )
     changed.append((training.evaluation, "logits_of", logits_of))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for owner, name, function in changed:
