@@ -33,7 +33,7 @@ STATE, LOOP, LOG = "training/state.py", "training/loop.py", "training/log.py"
 CHECKPOINT, SESSION, RUN = "training/checkpoint.py", "training/session.py", "training/run.py"
 SAME = "stopped_run_ends or outside_of_a_step"
 MUTANTS = [
-    Mutant("random state is not restored", STATE, "set_random_state(state[", "(state[", SAME),
+    Mutant("random state is not restored", STATE, "set_random_state(random)", "pass", SAME),
     Mutant("the step is not restored", STATE, 'state["step"], state', "0, state", SAME),
     Mutant("the position is not restored", STATE, 'trainer.visited = state["visited"]', "", SAME),
     Mutant("the window is not restored", STATE, 'trainer.window.add(*state["window"])', "", SAME),
@@ -186,7 +186,7 @@ MUTANTS = [
     Mutant(
         "a signal is not obeyed",
         LOOP,
-        "if trainer.signals or trainer.step",
+        "if agreed(trainer.signals) or trainer.step",
         "if trainer.step",
         "signal",
     ),
