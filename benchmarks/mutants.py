@@ -263,7 +263,7 @@ def caught(mutant: Mutant) -> bool:
         file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
         tests = [f"tests/test_{name}.py" for name in ("resume", "hostile", "training")]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-qx", "-k", mutant.tests, *tests],
+            [sys.executable, "-m", "pytest", "-qx", "-n0", "-k", mutant.tests, *tests],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True,
