@@ -143,6 +143,12 @@ def test_a_sweep_without_m_says_that_it_is_one(command_line):
     assert not any(Path("outputs").iterdir())
 
 
+def test_a_launcher_that_is_not_installed_is_answered_with_its_extra(command_line):
+    code, _, err = command_line("-m", "hydra/launcher=nothing", "seed=1,2")
+
+    assert code == 2 and "pip install '.[sweep]'" in err and len(err.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_jobs_run_side_by_side_with_joblib(command_line):
     words = ("-m", "debug=smoke", "loss=mse,cross_entropy,distillation", "data.max_lines=300")

@@ -131,6 +131,8 @@ def explain(error: BaseException, known: Iterable[str], overrides: Iterable[str]
         listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
         options = listed[1].split() if listed else []
         near = did_you_mean(option, options).replace("mean ", f"mean {group}=")
+        if group == "hydra/launcher":
+            near = "; launchers are extras: pip install '.[sweep]' (joblib) or '.[slurm]'"
         return ConfigError(
             f"{group}={option}: no such option{near} ({group}: {', '.join(options)})"
         )
