@@ -111,7 +111,7 @@ def trained(bad_row=None):
     return loss, trainer.step, trainer.visited, tensors
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_take_the_steps_of_one(world_size):
     loss, step, visited, tensors = trained()
 
@@ -268,7 +268,9 @@ def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "end", [partial(os._exit, 3), partial(time.sleep, 6)], ids=["has died", "hangs"]
+    "end",
+    [partial(os._exit, 3), pytest.param(partial(time.sleep, 6), marks=pytest.mark.slow)],
+    ids=["has died", "hangs"],
 )
 def test_no_process_waits_for_one_that(end, tmp_path):
     patience = timedelta(seconds=4)
