@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from training import session
 from training.comparison import find_runs
 from training.resume import read_status
+from training.run_folder import locked, write_status
 from training.signals import Interrupted
 from training.sweep import with_folder
 
@@ -141,6 +142,19 @@ def test_a_sweep_without_m_says_that_it_is_one(command_line):
 
     assert (code, err) == (2, "error: experiment=compare_losses: is a sweep; add -m\n")
     assert not any(Path("outputs").iterdir())
+
+
+def test_a_job_that_another_process_is_at_keeps_its_status(command_line):
+    words = ("-m", "debug=smoke", "data.max_lines=300", "hydra.sweep.dir=sweep")
+    job = Path("sweep/cross_entropy-seed1")
+    assert command_line(*words)[0] == 0
+    write_status(job, "ngram", "running", 3)
+
+    with locked(job):
+        code, _, err = command_line(*words)
+
+    assert code != 0 and "in use by process" in err
+    assert read_status(job)["status"] == "running"
 
 
 def test_a_launcher_that_is_not_installed_is_answered_with_its_extra(command_line):

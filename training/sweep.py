@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -17,7 +18,7 @@ from rich.table import Table
 from training.comparison import Run, compare, read_run
 from training.comparison_tables import print_comparison, write_files
 from training.config import CONFIGS, leaves
-from training.errors import DataError, UserError
+from training.errors import CheckpointError, DataError, UserError
 from training.identity import IDENTITY, digest
 from training.resume import CONFIG, STATUS, from_here, read_status
 from training.signals import interruption
@@ -98,11 +99,15 @@ def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
 
 
 def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
-    from training.run_folder import write_status  # torch, which a wrong setting need not have met
+    # torch, which a wrong setting need not have met
+    from training.run_folder import locked, write_status
 
     print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
     status = "diverged" if exit_code == 3 else "failed"
-    write_status(folder, task, status, read_status(folder).get("step", 0), message, exit_code)
+    step = read_status(folder).get("step", 0)
+    with suppress(CheckpointError), locked(folder):  # another process may be at work there
+        write_status(folder, task, status, step, message, exit_code)
+    (folder / STATUS).touch()  # so that the summary counts it among the jobs of this sweep
 
 
 def _result(run: Run) -> str:
