@@ -18,7 +18,7 @@ from conftest import SMALL, compose
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from training import checkpoint, session
+from training import checkpoint, optimizers, session
 from training.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.log import RunLog
@@ -392,13 +392,13 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
 
 
 def test_weights_that_an_update_made_infinite_are_never_written(tmp_path, monkeypatch):
-    step = torch.optim.AdamW.step
+    step = optimizers.AdamW.step
 
     def overflows(optimizer):
         step(optimizer)
         optimizer.param_groups[0]["params"][1].data[0] = torch.inf
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
+    monkeypatch.setattr(optimizers.AdamW, "step", overflows)
     with pytest.raises(DivergedError):
         start(tmp_path / "run", "trainer.save_every=1")
 

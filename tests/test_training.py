@@ -1,6 +1,8 @@
 """The shared loop: what a step does, what is logged, which weights are kept."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -239,6 +241,45 @@ def test_gradients_are_clipped_to_the_norm_and_left_alone_at_zero():
         norm = clip_gradient([parameter], bound)
         assert norm.item() == pytest.approx(10)
         assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "settings"),
+    [
+        (sgd, torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (adamw, torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.1}),
+    ],
+)
+def test_optimizers_step_and_resume_as_torchs_own_do(ours, plain, settings):
+    weights = [torch.linspace(-1, 1, 6).requires_grad_() for _ in range(2)]
+    optimizers = [
+        kind([weight], lr=0.1, **settings)
+        for kind, weight in zip((ours, plain), weights, strict=True)
+    ]
+
+    for step in range(4):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = torch.linspace(1, -2, 6) * (step + 1)
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+
+    assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_of_an_optimizer_does_not_load_the_compiler():
+    code = (
+        "import sys, torch\n"
+        "from training.optimizers import adamw, sgd\n"
+        "for make in (adamw, sgd):\n"
+        "    weight = torch.ones(3, requires_grad=True)\n"
+        "    weight.grad = torch.ones(3)\n"
+        "    optimizer = make([weight], lr=0.1)\n"
+        "    optimizer.step()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_warmup_cosine_rises_to_one_and_ends_at_its_share():

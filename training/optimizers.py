@@ -1,11 +1,29 @@
 """torch's optimizers with their ranges checked, and the learning-rate schedules."""
 
+import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+
+Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
+
+
+def _eager(kind: Kind) -> Kind:
+    """Return `kind` without what torch.compile needs of it: importing that takes a second.
+
+    torch.optim's methods ask torch._dynamo whether they are being compiled, and load it to ask.
+    """
+    names = ("step", "add_param_group", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return cast(Kind, type(kind.__name__, (kind,), methods))
+
+
+SGD, AdamW = _eager(torch.optim.SGD), _eager(torch.optim.AdamW)
 
 
 def sgd(
@@ -22,7 +40,7 @@ def sgd(
     if nesterov and momentum == 0:
         raise ValueError("nesterov=true needs a momentum above 0, got momentum=0")
     parameters = list(parameters)
-    return torch.optim.SGD(
+    return SGD(
         parameters,
         lr=lr,
         momentum=momentum,
@@ -48,7 +66,7 @@ def adamw(
         raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
     longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
     _check("lr", lr, longest < 3e38, "that fits into float32 when divided by 1 - betas[0]")
-    return torch.optim.AdamW(
+    return AdamW(
         parameters,
         lr=lr,
         betas=(betas[0], betas[1]),
