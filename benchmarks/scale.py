@@ -41,14 +41,19 @@ def main() -> None:
     cfg = compose(task, overrides)
     one = build(cfg, Path("unused"), Console())  # knows of no other process
     with joined():
-        sessions = {"one": one, "apart": one, "together": build(cfg, Path("unused"), Console())}
-        for way, session in sessions.items():  # warm up
-            seconds(way, session, 1)
-        rounds = []
-        for number in range(1, ROUNDS + 1):
-            order = WAYS[number % 3 :] + WAYS[: number % 3]
-            rounds.append({way: seconds(way, sessions[way], number) for way in order})
-        show(f"{task} {' '.join(overrides)}", one, rounds)
+        show(f"{task} {' '.join(overrides)}", one, measure(cfg, one))
+
+
+def measure(cfg: DictConfig, one: Session) -> list[dict[str, float]]:
+    """Return the seconds of each way, a dict a round."""
+    sessions = {"one": one, "apart": one, "together": build(cfg, Path("unused"), Console())}
+    for way, session in sessions.items():  # warm up
+        seconds(way, session, 1)
+    rounds = []
+    for number in range(1, ROUNDS + 1):
+        order = WAYS[number % 3 :] + WAYS[: number % 3]
+        rounds.append({way: seconds(way, sessions[way], number) for way in order})
+    return rounds
 
 
 def compose(task: str, overrides: list[str]) -> DictConfig:

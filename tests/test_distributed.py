@@ -1,5 +1,6 @@
 """A run on several processes is the run that one makes, and ends as one."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -280,6 +281,32 @@ def test_no_process_waits_for_one_that(end, tmp_path):
     assert "another process of the run ended or does not answer" in str(first)
     status = read_status(tmp_path / "run")
     assert (status["status"], status["exit_code"]) == ("failed", 1)
+
+
+def test_nobody_holds_the_group_when_it_is_destroyed(monkeypatch):
+    """A group that outlives `destroy_process_group` aborts the process at its end, now and then."""
+    destroy = torch.distributed.destroy_process_group
+
+    def checked():
+        held = [o for o in gc.get_objects() if type(o) is nn.parallel.DistributedDataParallel]
+        destroy()
+        assert not held
+
+    def in_a_cycle():
+        together = distributed.Together(nn.Linear(2, 2))
+        together.averaged.owner = [together]
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", port)
+    monkeypatch.setattr(distributed, "_stores", [])
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", checked)
+
+    with distributed.joined():
+        in_a_cycle()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ process knows what one alone would. The first one (rank 0) owns the run folder a
 Without torchrun everything here does nothing.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -43,8 +44,14 @@ def joined() -> Iterator[None]:
         timeout=PATIENCE,
     )
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if is_main() else nowhere):
-        yield
-    dist.destroy_process_group()  # not after an error: the others may never come
+        try:
+            yield
+        except SystemExit as stop:  # the others may never come, and torch may abort as Python ends
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(stop.code if isinstance(stop.code, int) else 1)
+    gc.collect()  # a group that DistributedDataParallel still holds aborts, now and then, as well
+    dist.destroy_process_group()
 
 
 def rank() -> int:
