@@ -480,8 +480,8 @@ def synthetic(
     """Return a trainer of tiny Shakespeare's model, and a batch of random words."""
     cfg = compose(*WIDE, f"trainer.batch_size={batch_size}", *overrides)
     trainer = prepare(cfg, num_classes, torch.ones(num_classes, dtype=torch.int64))
-    batch = torch.randint(num_classes, (batch_size, 4)), torch.randint(num_classes, (batch_size,))
-    return trainer, batch
+    contexts = torch.randint(num_classes, (batch_size, cfg.data.context_size))
+    return trainer, (contexts, torch.randint(num_classes, (batch_size,)))
 
 
 def peak(loss: str, ours: bool, num_classes: int, batch_size: int) -> float:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from losses import ClassificationLoss
 from training.rows import cached_rows
@@ -74,15 +73,18 @@ class _BlockwiseSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         n, num_classes = len(features), len(weight)
         rows = cached_rows(num_classes, weight.device)
-        block_rows = max(BLOCK_ROWS, rows)
-        x, w, b = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        block_rows = max(BLOCK_ROWS * weight.itemsize // dtype.itemsize, rows)
+        x, w = features.to(dtype), weight.to(dtype)
+        b = (weight.new_zeros(1) if bias is None else bias).to(dtype)
+        buffer = x.new_empty(min(n, block_rows), num_classes)  # memory in use is quicker than new
         d_features = torch.empty_like(x)
         d_weight = torch.zeros_like(weight)
         d_bias = torch.zeros_like(weight[:, 0])
         total, normaliser = weight.new_zeros(()), weight.new_zeros(())
         for start in range(0, n, block_rows):
             block = slice(start, min(n, start + block_rows))
-            logits = F.linear(x[block], w, b)  # (block, C), then their gradient
+            logits = buffer[: min(n, start + block_rows) - start]  # (block, C), then their gradient
+            torch.addmm(b, x[block], w.T, out=logits)
             for z, target, given in zip(
                 logits.split(rows),
                 targets[block].split(rows),
@@ -93,6 +95,7 @@ class _BlockwiseSums(torch.autograd.Function):
                 with torch.enable_grad():
                     sums = loss_fn.sums(leaf, target, given)
                 z.copy_(torch.autograd.grad(sums[0], leaf)[0])
+                d_bias += z.sum(0, dtype=d_bias.dtype)
                 total += sums[0].detach()
                 normaliser += sums[1]
             torch.mm(logits, w, out=d_features[block])
@@ -100,7 +103,6 @@ class _BlockwiseSums(torch.autograd.Function):
                 d_weight.addmm_(logits.T, x[block])
             else:  # a sum in bfloat16 would drop what is small beside it
                 d_weight += logits.T @ x[block]
-            d_bias += logits.sum(0, dtype=d_bias.dtype)
         d_features = d_features.to(features.dtype)
         ctx.gradients = d_features, d_weight, None if bias is None else d_bias
         ctx.mark_non_differentiable(normaliser)
