@@ -173,3 +173,48 @@ def test_batches_that_are_not_shuffled_know_their_rows():
     )
 
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_a_model_that_cannot_be_compiled_is_trained_without(monkeypatch, capsys):
+    def refuses(function):
+        def compiled(*arguments):
+            raise RuntimeError("no compiler\n  found here")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    model, batch = Classifier(), examples().batch(slice(None), 1)
+    objective = Objective(model, losses.CrossEntropyLoss(), compile=True)
+
+    totals = [objective(*batch)[0] for _ in range(2)]
+
+    expected = Objective(model, losses.CrossEntropyLoss())(*batch)[0]
+    assert totals == [expected, expected]
+    warning = "warning: trainer.compile=true: goes on without (no compiler found here)\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_a_fault_of_the_model_is_not_taken_for_one_of_the_compiler(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    objective = Objective(Classifier(dim=7), losses.CrossEntropyLoss(), compile=True)
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        objective(*examples().batch(slice(None), 1))
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_as_one_that_is_not(capsys):
+    weights = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        model = Classifier()
+        settings = TrainerSettings(epochs=2, batch_size=4, compile=compile)
+        optimizer = sgd(model.parameters(), lr=0.1)
+        loss_fn = losses.CrossEntropyLoss()
+        trainer = Trainer(model, loss_fn, optimizer, Constant(), settings, 1, NoLog())
+        for epoch in (1, 2):
+            train_epoch(trainer, examples(), epoch)  # its last batch is smaller
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+
+    assert torch.allclose(*weights, rtol=1e-5, atol=1e-6)
+    assert "trainer.compile" not in capsys.readouterr().err

@@ -33,6 +33,8 @@ class TrainerSettings:
         clip_norm: bound on the norm of the whole gradient; 0 leaves it alone.
         precision: float32, or bf16 for the model's forward and backward; weights, loss, metrics and
             evaluation stay float32.
+        compile: pass the model through torch.compile in training, which takes a minute; where that
+            fails, go on without.
         evaluate_every: epochs from one evaluation to the next; the last epoch always has one.
         log_every: steps from one logged training loss to the next.
         save_every: steps from one checkpoint to the next; each evaluation has one, too.
@@ -45,6 +47,7 @@ class TrainerSettings:
     shuffle: bool = True
     clip_norm: float = 0.0
     precision: str = "float32"
+    compile: bool = False
     evaluate_every: int = 1
     log_every: int = 50
     save_every: int = 5000
@@ -105,7 +108,8 @@ class Trainer:
     signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.objective = Objective(self.model, self.loss_fn, self.settings.precision)
+        settings = self.settings
+        self.objective = Objective(self.model, self.loss_fn, settings.precision, settings.compile)
         self.summed = Together(self.objective) if dist.is_initialized() else self.objective
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.epoch_loss = RunningLoss()

@@ -1,5 +1,7 @@
 """What a training step minimises; over many classes without ever holding batch x classes."""
 
+import sys
+import textwrap
 from typing import Any
 
 import torch
@@ -21,10 +23,17 @@ class Objective(nn.Module):
     any cut of the batch into rows; one with weights of its own to learn sees the whole batch.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: ClassificationLoss, precision: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: ClassificationLoss,
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         self.model, self.loss_fn = model, loss_fn
         self.bf16 = precision == "bf16"
+        self.compute = torch.compile(self._compute) if compile else self._compute
         head, learns = getattr(model, "head", None), any(True for _ in loss_fn.parameters())
         # not a subclass: its forward may be another
         self.num_classes = head.out_features if type(head) is nn.Linear and not learns else 0
@@ -33,12 +42,11 @@ class Objective(nn.Module):
     def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the batch's losses and its normaliser."""
         wide = len(inputs) * self.num_classes >= WIDE
-        compute = self.model.features if wide else self.model
         if self.bf16:
             with torch.autocast(inputs.device.type, torch.bfloat16):
-                outputs = compute(inputs)  # type: ignore[operator]
+                outputs = self._outputs(inputs, wide)
         else:
-            outputs = compute(inputs)  # type: ignore[operator]
+            outputs = self._outputs(inputs, wide)
         self.seen.clear()
         self.seen["inputs"], self.seen["features" if wide else "logits"] = inputs, outputs.detach()
         if not wide:
@@ -48,6 +56,20 @@ class Objective(nn.Module):
         return _BlockwiseSums.apply(
             outputs, head.weight, head.bias, self.loss_fn, targets, inputs, dtype
         )
+
+    def _compute(self, inputs: Tensor, wide: bool) -> Tensor:
+        return (self.model.features if wide else self.model)(inputs)  # type: ignore[operator]
+
+    def _outputs(self, inputs: Tensor, wide: bool) -> Tensor:
+        try:
+            return self.compute(inputs, wide)
+        except Exception as error:
+            if self.compute == self._compute:
+                raise
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            print(f"warning: trainer.compile=true: goes on without ({reason})", file=sys.stderr)
+            self.compute = self._compute
+            return self.compute(inputs, wide)
 
 
 class _BlockwiseSums(torch.autograd.Function):
