@@ -81,11 +81,6 @@ class ClassificationLoss(nn.Module):
         base, own = ClassificationLoss, type(self)
         return own.log_probs is not base.log_probs or own.own_log_probs is not base.own_log_probs
 
-    @property
-    def ranks_logits(self) -> bool:
-        """Whether the reported probabilities rank the classes as the logits do."""
-        return self.link == "softmax" or self.weight is None
-
     def forward(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return the reduced loss; `inputs` are for a loss that asks another model about them."""
         if self.reduction == "none":

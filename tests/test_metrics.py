@@ -108,12 +108,10 @@ def test_classwise_ece_needs_asking_above_a_thousand_classes():
 def test_batches_of_any_size_and_type_can_follow_each_other():
     log_probs, targets = sample(900)
     metrics = Metrics(10)
-    predictions = log_probs.argmax(1)
 
     for i, rows in enumerate(torch.arange(900).split([1, 300, 2, 99, 400, 98])):
         batch = log_probs[rows].to((torch.float64, torch.float32)[i % 2])
-        chosen = predictions[rows] if i == 3 else None
-        metrics.update(batch, targets[rows], predictions=chosen)
+        metrics.update(batch, targets[rows])
 
     whole, found = measure(log_probs, targets), metrics.compute()
     for name in ("nll", "brier", "accuracy", "top5", "count"):
@@ -157,28 +155,12 @@ def test_no_figure_depends_on_how_the_rows_were_shared_out():
     assert_same(parts[0].compute(), whole)
 
 
-def test_all_additive_state_is_in_tensors():
-    log_probs, targets = sample(1000)
-    halves = [Metrics(10), Metrics(10)]
-    for metrics, rows in zip(halves, (slice(0, 300), slice(300, 1000)), strict=True):
-        metrics.update(log_probs[rows], targets[rows], loss_sums=(2.0, 4.0))
-
-    for mine, theirs in zip(halves[0].tensors(), halves[1].tensors(), strict=True):
-        mine += theirs
-
-    whole = measure(log_probs, targets)
-    found = halves[0].compute()
-    assert found.pop("loss") == 0.5
-    for name in whole.keys() - {"ace"}:  # adaptive ECE asks for the predictions themselves
-        assert found[name] == pytest.approx(whole[name], rel=1e-12, abs=1e-13), name
-
-
 def test_further_axes_are_rows():
     log_probs, targets = sample(60)
     cube = log_probs.reshape(4, 15, 10).movedim(2, 1)  # (N, C, d1)
 
     metrics = Metrics(10)
-    metrics.update(cube, targets.reshape(4, 15), predictions=log_probs.argmax(1).reshape(4, 15))
+    metrics.update(cube, targets.reshape(4, 15))
 
     assert_same(metrics.compute(), measure(log_probs, targets))
 
@@ -205,18 +187,6 @@ def test_the_loss_is_the_sum_of_totals_over_the_sum_of_normalisers():
 
     assert metrics.compute()["loss"] == 0.8
     assert "loss" not in measure(log_probs, targets)
-
-
-def test_accuracy_scores_the_predictions_and_calibration_the_probabilities():
-    log_probs, targets = sample(200)
-    metrics = Metrics(10)
-
-    metrics.update(log_probs, targets, predictions=targets)
-
-    found, plain = metrics.compute(), measure(log_probs, targets)
-    assert found.pop("accuracy") == 1
-    assert plain.pop("accuracy") < 1
-    assert found == plain
 
 
 def test_of_equal_probabilities_the_lower_class_comes_first():

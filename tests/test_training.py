@@ -238,7 +238,7 @@ def test_gradients_are_clipped_to_the_norm_and_left_alone_at_zero():
     parameter = nn.Parameter(torch.zeros(4))
     for bound, expected in ((0.0, 10.0), (1.0, 1.0), (20.0, 10.0)):
         parameter.grad = torch.full((4,), 5.0)
-        norm = clip_gradient([parameter], bound)
+        (norm,) = clip_gradient([parameter], bound)
         assert norm.item() == pytest.approx(10)
         assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-5)
 

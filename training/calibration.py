@@ -107,14 +107,13 @@ class Calibration:
         left_out = pairs[0].isnan()
         return pairs[:, ~left_out] if left_out.any() else pairs
 
-    def tensors(self) -> list[Tensor]:
-        """Return the additive state: all of it but the kept predictions."""
+    def _tensors(self) -> list[Tensor]:
         self._count()
         return [self.counts, self.confidences]
 
     def merge(self, other: "Calibration") -> None:
         """Add another's predictions, as if they had been added here."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
             mine += theirs.to(mine.device)
         self._keep_all([self.kept[:, : self.num_kept], other.kept[:, : other.num_kept]])
         if other.overflowed:
@@ -124,7 +123,7 @@ class Calibration:
         """Merge the predictions of all processes of the run, in each of them."""
         if not dist.is_initialized():
             return
-        for tensor in self.tensors():
+        for tensor in self._tensors():
             dist.all_reduce(tensor)
         overflow = self.kept.shape[1] + 1
         size = self.counts.new_tensor([overflow if self.overflowed else self.num_kept])

@@ -19,7 +19,8 @@ from training.errors import CheckpointError
 
 FORMAT = 1
 KEPT = 2  # of the checkpoints to resume from; one would be lost with its only damaged file
-SCHEMA = {"model": dict, "class_names": list, "class_counts": Tensor, "step": int, "epoch": int}
+SCHEMA = {"model": dict, "step": int, "epoch": int}
+BEST_SCHEMA = SCHEMA | {"class_names": list, "class_counts": Tensor}
 RESUME_SCHEMA = SCHEMA | {
     "task": str,
     "optimizer": dict,

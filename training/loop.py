@@ -165,8 +165,8 @@ def train_epoch(trainer: Trainer, split: Split, epoch: int) -> float:
         for p in parameters:
             p.grad = None  # optimizer.zero_grad() does so in ten times as long
         total.backward(share)  # the gradient of total x share, the loss
-        norm = clip_gradient(parameters, settings.clip_norm)
-        guard.check(total, norm, share)
+        norms = clip_gradient(parameters, settings.clip_norm)
+        guard.check(total, norms, share)
         optimizer.step()
         trainer.step += 1
         trainer.visited += num_examples
@@ -200,13 +200,16 @@ def _batches(split: Split, epoch: int, trainer: Trainer) -> Iterator[tuple[Tenso
         yield order[rows] if settings.shuffle else rows, end - start
 
 
-def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
-    """Scale the gradients down to a norm of `clip_norm` (0: never); return the norm before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+def clip_gradient(parameters: list[nn.Parameter], clip_norm: float) -> list[Tensor]:
+    """Scale the gradients down to a norm of `clip_norm`, unless it is 0.
+
+    Return numbers that are finite if the gradients are: the norm before, or that of each gradient.
+    """
+    norms = list(torch._foreach_norm([g for p in parameters if (g := p.grad) is not None]))
     if clip_norm > 0:
-        clip_grads_with_norm_(parameters, clip_norm, norm)
-    return norm
+        norms = [torch.linalg.vector_norm(torch.stack(norms))]
+        clip_grads_with_norm_(parameters, clip_norm, norms[0])
+    return norms
 
 
 class RunningLoss:
@@ -256,18 +259,20 @@ class Guard:
             trainer.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
             trainer.optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def check(self, total: Tensor, norm: Tensor, share: Tensor | None = None) -> None:
-        """Refuse the step, or mask it, if the loss or the gradient's norm is not finite.
+    def check(self, total: Tensor, norms: list[Tensor], share: Tensor | None = None) -> None:
+        """Refuse the step, or mask it, if the loss or a norm of the gradient is not finite.
 
         The loss is total x share, or the total.
         """
         if not self.masked:
-            if not math.isfinite(total.item()) or not math.isfinite(norm.item()):
+            if not all(math.isfinite(number.item()) for number in (total, *norms)):
                 loss = total if share is None else total * share
                 self._stop(self.trainer.step, loss, self.trainer.objective.seen)
             return
         loss = total.detach() if share is None else total.detach() * share
-        step = torch.where((loss + norm).isfinite(), torch.inf, float(self.trainer.step))
+        step = torch.where(
+            (loss + torch.stack(norms).sum()).isfinite(), torch.inf, float(self.trainer.step)
+        )
         self.bad_loss = torch.where(self.first_bad.isfinite(), self.bad_loss, loss)
         self.first_bad = torch.minimum(self.first_bad, step)
         self.trainer.optimizer.found_inf = self.first_bad.isfinite().float()  # type: ignore[attr-defined]

@@ -24,11 +24,11 @@ class Metrics:
 
     - `nll` = mean of -log p_y, `perplexity` = exp(nll)
     - `brier` = mean over rows of the *sum* over classes of (p_k - [k = y])^2, from 0 to 2
-    - `accuracy` of the most probable class, or of `predictions` where they are given;
-      `top5`: of the five most probable. Of equal probabilities the lower class comes first
+    - `accuracy` of the most probable class, `top5`: of the five most probable. Of equal
+      probabilities the lower class comes first
     - `loss` = sum of the objective's totals / sum of its normalisers
     - `classwise_ece` = mean over classes of the ECE of p_k as the probability of y = k
-    - all of `Calibration.compute`; there a row is correct where its most probable class is
+    - all of `Calibration.compute`
     - `count` = the rows that were scored
     """
 
@@ -60,7 +60,7 @@ class Metrics:
         self.seed = seed
         self.calibration = Calibration(num_bins, device=device)
         device = self.calibration.counts.device
-        # rows scored, accurate, in the top 5, not normalised, with a target that is no class
+        # rows scored, correct, in the top 5, not normalised, with a target that is no class
         self.counts = torch.zeros(5, dtype=torch.int64, device=device)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -80,7 +80,6 @@ class Metrics:
         targets: Tensor,
         *,
         loss_sums: tuple[Tensor | float, Tensor | float] | None = None,
-        predictions: Tensor | None = None,
     ) -> None:
         """Add rows.
 
@@ -91,16 +90,13 @@ class Metrics:
             log_probs: (N, C) or (N, C, d1, ...), normalised over C.
             targets: (N,) or (N, d1, ...) classes.
             loss_sums: total and normaliser of the objective over the same rows.
-            predictions: classes to score accuracy with, shaped as targets.
         """
         log_probs, targets = as_rows(log_probs, targets, self.num_classes)
         device = self.counts.device
         log_probs, targets = log_probs.to(device), targets.to(device)
-        if predictions is not None or not self._enqueue(log_probs, targets):
-            for start in range(0, len(targets), self.size):
-                rows = slice(start, start + self.size)
-                chosen = None if predictions is None else predictions.reshape(-1)[rows].to(device)
-                self._add(log_probs[rows], targets[rows], chosen)
+        if not self._enqueue(log_probs, targets):
+            for rows in zip(log_probs.split(self.size), targets.split(self.size), strict=True):
+                self._add(*rows)
         if loss_sums is not None:
             self.loss += loss_sums[0]
             self.normaliser += loss_sums[1]
@@ -125,7 +121,7 @@ class Metrics:
             self.queue, self.num_queued = [], 0
             self._add(log_probs, targets)
 
-    def _add(self, log_probs: Tensor, targets: Tensor, predictions: Tensor | None = None) -> None:
+    def _add(self, log_probs: Tensor, targets: Tensor) -> None:
         """Add (n, C) rows that fit the cache."""
         margin = tolerance(log_probs)
         if log_probs.dtype.itemsize < 4:
@@ -140,9 +136,7 @@ class Metrics:
         probs = torch.mul(log_probs, math.log2(math.e), out=scratch).exp2_()
         normalised = (probs.sum(1) - 1).abs() <= margin  # NaN is not
         correct = rank == 0
-        accurate = correct if predictions is None else predictions == classes
-
-        flags = [valid, accurate, rank < 5, ~normalised, classes != targets]
+        flags = [valid, correct, rank < 5, ~normalised, classes != targets]
         counts = (torch.stack(flags) & valid).sum(1)
         if counts.device.type == "cpu":
             self._refuse(counts)
@@ -169,18 +163,14 @@ class Metrics:
                 f"{not_normalised} rows hold NaN or do not sum to 1"
             )
 
-    def _own_tensors(self) -> list[Tensor]:
+    def _tensors(self) -> list[Tensor]:
         self._flush()
         classwise = [self.classwise.residuals] if self.classwise else []
         return [self.counts, self.sums, self.loss, self.normaliser, *classwise]
 
-    def tensors(self) -> list[Tensor]:
-        """Return the additive state: all of it but the predictions kept for adaptive ECE."""
-        return self._own_tensors() + self.calibration.tensors()
-
     def merge(self, other: "Metrics") -> None:
         """Add the rows of another tracker, as if they had been added here."""
-        for mine, theirs in zip(self._own_tensors(), other._own_tensors(), strict=True):
+        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
             mine += theirs.to(mine.device)
         self.calibration.merge(other.calibration)
 
@@ -188,7 +178,7 @@ class Metrics:
         """Merge the trackers of all processes of the run, in each of them."""
         if not dist.is_initialized():
             return
-        for tensor in self._own_tensors():
+        for tensor in self._tensors():
             dist.all_reduce(tensor)
         self.calibration.all_reduce()
 

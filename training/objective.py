@@ -48,7 +48,7 @@ class Objective(nn.Module):
         else:
             outputs = self._outputs(inputs, wide)
         self.seen.clear()
-        self.seen["inputs"], self.seen["features" if wide else "logits"] = inputs, outputs.detach()
+        self.seen["inputs"], self.seen["features" if wide else "logits"] = inputs, outputs
         if not wide:
             return self.loss_fn.sums(outputs, targets, inputs)
         head: nn.Linear = self.model.head  # type: ignore[assignment]

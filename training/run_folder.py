@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
-from training.checkpoint import load_checkpoint, load_weights, write_file
+from training.checkpoint import BEST_SCHEMA, load_checkpoint, load_weights, write_file
 from training.config import instantiate
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
@@ -137,7 +137,7 @@ def load_run(folder: str | Path, trusted: Iterable[str] = ()) -> FinishedRun:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
-    state = load_checkpoint(folder / BEST)
+    state = load_checkpoint(folder / BEST, BEST_SCHEMA)
     try:
         cfg = OmegaConf.load(folder / CONFIG)
         assert isinstance(cfg, DictConfig)
@@ -172,11 +172,11 @@ def load_teacher(run: str, trusted: Sequence[str] = ()) -> Callable[[Tensor], Te
 
 
 def best_state(
-    model: nn.Module, splits: Splits, step: int, epoch: int, nll: float | None
+    model: nn.Module, splits: Splits, step: int, epoch: int, nll: float
 ) -> dict[str, Any]:
     """Return what a best checkpoint holds: plain types and tensors only."""
     return {
-        "model": {name: tensor.detach() for name, tensor in model.state_dict().items()},
+        "model": model.state_dict(),
         "class_names": list(splits.class_names),
         "class_counts": splits.class_counts,
         "step": step,

@@ -79,8 +79,7 @@ class Session:
         progress = {"task": self.task, "data": self.data, "finished": self.finished}
         progress |= {"config": self.config, "seconds": self.cost.seconds()}
         progress |= {"best": self.best, "best_step": self.best_step, "log": trainer.log.sync()}
-        weights = best_state(trainer.model, self.splits, trainer.step, trainer.epoch, None)
-        state = weights | trainer_state(trainer) | progress
+        state = trainer_state(trainer) | progress
         path = step_path(folder, trainer.step)
         if trainer.log.attempt(lambda: save_checkpoint(state, path)) and is_main():
             for old in step_files(folder)[KEPT:]:
@@ -98,7 +97,6 @@ class Session:
     def keep(self, nll: float, epoch: int) -> None:
         """Keep the weights on disk, where `save` comes next: their nll is the lowest."""
         trainer = self.trainer
-        check_weights(trainer)
         state = best_state(trainer.model, self.splits, trainer.step, epoch, nll)
         if trainer.log.attempt(lambda: save_checkpoint(state, self.folder / BEST, last=False)):
             self.best, self.best_step = nll, trainer.step

@@ -13,9 +13,10 @@ from training.loop import RunningLoss, Trainer
 
 
 def trainer_state(trainer: Trainer) -> dict[str, Any]:
-    """Return what the loop needs to go on as if never stopped, the weights apart."""
+    """Return what the loop needs to go on as if never stopped."""
     random, *others = from_all(random_state())
     return {
+        "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "optimizer_class": type(trainer.optimizer).__name__,
         "step": trainer.step,
@@ -29,7 +30,7 @@ def trainer_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore_trainer(trainer: Trainer, state: dict[str, Any], path: Path) -> None:
-    """Give back what `trainer_state` took, and the weights; settings stay those of now.
+    """Give back what `trainer_state` took; settings stay those of now.
 
     `load_state_dict` would bring the old learning rate back. Only the rate of the last step is
     kept, which may still have to be logged; the next step sets its own.
