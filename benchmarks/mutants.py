@@ -144,8 +144,8 @@ MUTANTS = [
     Mutant(
         "gradients are not checked",
         LOOP,
-        "or not math.isfinite(norm.item())",
-        "",
+        "for number in (total, *norms))",
+        "for number in (total,))",
         "not_finite_stops",
     ),
     Mutant(
