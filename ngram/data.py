@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ngram.corpus import read_sonnets, read_text, read_tiny_shakespeare
 from ngram.tokens import UNK, Tokenizer, Vocabulary, tokenizer_for
-from training.data import Split, Splits
+from training.data import Split, Splits, check_shares
 from training.errors import ConfigError, DataError
 
 MAX_WINDOWS = 2**28  # ids, 2 GB
@@ -69,7 +69,7 @@ def text_splits(
     lines = read().removesuffix("\n").split("\n")[:max_lines]
     by_char = cut.level == "char"  # published splits may end within a line
     pieces = cut(lines) if by_char else lines
-    edges = [0, *(int(len(pieces) * share + 1e-9) for share in _cumulative(split))]
+    edges = [0, *(int(len(pieces) * share + 1e-9) for share in accumulate(split))]
     blocks = [pieces[a:b] if by_char else cut(pieces[a:b]) for a, b in pairwise(edges)]
     if len(blocks[0]) <= context_size:
         raise DataError(
@@ -109,17 +109,9 @@ def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Ten
 def _check_settings(context_size: int, split: Sequence[float], max_lines: int | None) -> None:
     if not 1 <= context_size <= 2**14:
         raise ValueError(f"context_size must be from 1 to 16384, got {context_size}")
-    if len(split) != 4 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
-        raise ValueError(
-            "split must be four shares (train, val, calibration, test) that sum to 1,"
-            f" got {list(split)}"
-        )
+    check_shares(split)
     if max_lines is not None and max_lines < 1:
         raise ValueError(f"max_lines must be null or at least 1, got {max_lines}")
-
-
-def _cumulative(split: Sequence[float]) -> list[float]:
-    return [sum(split[: i + 1]) for i in range(len(split))]
 
 
 def _describe(

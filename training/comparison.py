@@ -37,9 +37,10 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "memory_mib": ("MiB", "{:.0f}", None),
 }
 AFTER = ("ece_temperature", "nll_temperature", "seconds")
-KEYS: tuple[str, ...] = (
+KEYS = (
     "task",
     "loss",
+    "baseline",
     "seed",
     "group",
     "data",
@@ -48,7 +49,6 @@ KEYS: tuple[str, ...] = (
     "table",
     "settings",
 )
-KEYS += ("baseline",)
 SIGNIFICANCE = 0.05
 
 

@@ -1,7 +1,7 @@
 """The data contract: what a task hands to the shared loop."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -95,6 +95,14 @@ class Splits:
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
                 digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def check_shares(split: Sequence[float]) -> None:
+    """Refuse shares of the data that are not one for each split, summing to 1."""
+    if len(split) != len(NAMES) or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
+        raise ValueError(
+            f"split must be four shares ({', '.join(NAMES)}) that sum to 1, got {list(split)}"
+        )
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> Tensor:

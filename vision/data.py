@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.data import Split, Splits, stream_seed
+from training.data import Split, Splits, check_shares, stream_seed
 from training.errors import DataError
 from vision.augment import Augment
 from vision.images import ImageSet, read_digits, read_folder, read_torchvision
@@ -135,11 +135,7 @@ def _check_settings(
         raise ValueError(f"mean must be {channels} numbers, one a channel, got {list(mean)}")
     if len(std) != channels or min(std) <= 0:
         raise ValueError(f"std must be {channels} numbers above 0, one a channel, got {list(std)}")
-    if len(split) != 4 or min(split) < 0 or abs(sum(split) - 1) > 1e-6 or split[0] <= 0:
-        raise ValueError(
-            "split must be four shares (train, val, calibration, test) that sum to 1,"
-            f" got {list(split)}"
-        )
+    check_shares(split)
     if not 0 < imbalance <= 1:
         raise ValueError(f"imbalance must be in (0, 1], got {imbalance}")
     for setting in ("shift", "cutout"):
