@@ -17,7 +17,8 @@ from training.errors import DivergedError
 from training.metrics import Metrics
 
 FEATURE_ROWS = 1024
-CHUNK_LOGITS = 2**19  # about 2 MB in float32: what is done to a chunk's logits stays in cache
+CHUNK_LOGITS = 2**19  # of one product with the head: with fewer rows it would be slower
+PART_LOGITS = 2**18  # handed on at a time: what is done to them stays in cache, and in the heap
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,16 @@ def logits_of(
     depend on who computes them.
     """
     model.eval()
-    rows = max(1, CHUNK_LOGITS // num_classes)
+    rows, part = (max(1, n // num_classes) for n in (CHUNK_LOGITS, PART_LOGITS))
     total = min(len(split), max_rows or len(split))
     turn, turns = (rank(), world_size()) if shared else (0, 1)
     for start in range(turn * FEATURE_ROWS, total, turns * FEATURE_ROWS):
         batch = slice(start, min(total, start + FEATURE_ROWS))
         inputs, targets = split.inputs[batch], split.targets[batch]
         features = model.features(inputs)  # type: ignore[operator]
-        for chunk in zip(
-            features.split(rows), inputs.split(rows), targets.split(rows), strict=True
-        ):
-            yield model.head(chunk[0]), chunk[1], chunk[2]  # type: ignore[operator]
+        for some, *given in zip(*(x.split(rows) for x in (features, inputs, targets)), strict=True):
+            logits = model.head(some)  # type: ignore[operator]
+            yield from zip(*(x.split(part) for x in (logits, *given)), strict=True)
 
 
 def measure(
