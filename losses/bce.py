@@ -38,7 +38,9 @@ class OneVsRestBCELoss(ClassificationLoss):
         """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its slope is s_k, s_y - 1 at y."""
         z, rows = logits.detach(), targets.unsqueeze(1)
         z_y = z.gather(1, rows)
-        terms = F.softplus(z).scatter_(1, rows, F.softplus(-z_y))  # (N, C, d1..dk)
+        # threshold: where float64 has no digits left for what softplus(z) is above z
+        terms = F.softplus(z, threshold=40)  # (N, C, d1..dk)
+        terms.scatter_(1, rows, F.softplus(-z_y, threshold=40))
         losses = terms.sum(1, keepdim=True)
         slope = terms.copy_(z).sigmoid_().scatter_(1, rows, -torch.sigmoid(-z_y))
         return with_gradient(logits, losses, slope)

@@ -27,23 +27,26 @@ def with_gradient(logits: Tensor, losses: Tensor, slope: Tensor) -> Tensor:
 
     Both come from `logits.detach()`. A second derivative raises.
     """
-    return _WithGradient.apply(logits, losses, slope).squeeze(1)
+    anchor = logits.narrow(1, 0, 0).clone()  # leads back to the logits, and holds none of them
+    return _WithGradient.apply(logits, losses, slope, anchor).squeeze(1)
 
 
 class _WithGradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits: Tensor, losses: Tensor, slope: Tensor | None) -> Tensor:
+    def forward(
+        logits: Tensor, losses: Tensor, slope: Tensor | None, anchor: Tensor | None
+    ) -> Tensor:
         return losses.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[2])
+        ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+        slope, anchor = ctx.saved_tensors
         if slope is None:
             raise RuntimeError(
                 "this loss is differentiable once, a second derivative was asked for: use plain "
@@ -51,8 +54,5 @@ class _WithGradient(torch.autograd.Function):
             )
         gradient = outer * slope  # (N, C, d1..dk)
         if torch.is_grad_enabled():  # create_graph=True: how it depends on the logits was not kept
-            gradient = _WithGradient.apply(_LEAF, gradient, None)
-        return gradient, None, None
-
-
-_LEAF = torch.zeros((), requires_grad=True)
+            gradient = _WithGradient.apply(anchor, gradient, None, None)
+        return gradient, None, None, None

@@ -10,7 +10,7 @@ def with_floor(shares: Tensor, floor: float) -> Tensor:
     """Return the log of `shares`, normalised, the uniform mixed in: a zero has a finite nll."""
     axis = class_axis(shares)
     total, uniform = shares.sum(axis, keepdim=True), 1 / shares.shape[axis]
-    probs = torch.where(total > 0, shares / total, uniform)
+    probs = torch.where(total == 0, uniform, shares / total)  # NaN stays NaN
     return ((1 - floor) * probs + floor * uniform).log()
 
 

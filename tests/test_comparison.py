@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -87,6 +88,19 @@ def test_p_values_are_scipys_and_decide_the_mark(outputs):
     assert p_value({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}) == 1  # the same run twice
     assert p_value({1: 1.0}, {1: 2.0}) == 1  # one seed explains nothing
     assert p_value({1: 1.0, 2: 2.0}, {3: 1.0, 4: 2.0}) == 1  # no pair
+
+
+def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_path):
+    for seed in (1, 2, 3):
+        write_run(outputs / f"hinge-{seed}", "hinge", seed, nll=math.inf if seed == 2 else 9.0)
+
+    comparison = only([outputs])
+    hinge = comparison.rows[-1]
+    files = write_files([comparison], tmp_path)
+
+    assert (hinge.label, hinge.mean("nll"), hinge.spread("nll")) == ("hinge", math.inf, None)
+    assert not comparison.differs(hinge, "nll")
+    assert "| inf |" in files[0].read_text()
 
 
 def test_the_best_is_bold_and_a_real_difference_has_a_star(outputs):

@@ -124,6 +124,27 @@ def test_processes_take_the_steps_of_one(world_size):
             np.testing.assert_allclose(theirs[3][name], tensor, rtol=1e-10, atol=1e-12)
 
 
+def normalised(momentum, num_rows):
+    """Return batch normalisation's running variance after two batches, and what it refused."""
+    torch.manual_seed(1)
+    inputs = torch.randn(2, num_rows, 3, dtype=torch.float64)
+    norm = nn.BatchNorm1d(3, momentum=momentum).double()
+    apply = partial(distributed._batch_norm, norm) if distributed.dist.is_initialized() else norm
+    for batch in inputs:
+        try:
+            apply(batch[slice(*distributed.own_share(0, num_rows))])
+        except ValueError as error:
+            return str(error)
+    return norm.running_var.numpy()
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_statistics_are_those_of_one_process(momentum):
+    for theirs in on(2, normalised, momentum, 5):
+        np.testing.assert_allclose(theirs, normalised(momentum, 5), rtol=1e-12)
+    assert all("more than 1 value per channel" in said for said in on(2, normalised, momentum, 1))
+
+
 def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step():
     bad_row = 31  # the last of the second batch, which the second process has
 

@@ -169,6 +169,12 @@ def test_the_prior_correction_reorders_classes(make):
 # Floor
 
 
+def test_what_is_not_a_number_is_not_taken_for_knowing_nothing():
+    for make, options in LINKED.values():
+        log_probs = make(**options).log_probs(tensor([[math.nan, 1.0, 2.0]]))
+        assert log_probs.isnan().any(), make
+
+
 @pytest.mark.parametrize(
     "make",
     [

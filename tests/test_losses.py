@@ -566,7 +566,46 @@ def test_a_second_derivative_is_refused_not_wrong(name):
     (slope,) = torch.autograd.grad(make(name)(logits, targets), logits, create_graph=True)
 
     with pytest.raises(RuntimeError, match="differentiable once"):
-        slope.square().sum().backward()
+        slope.square().sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):  # asked for by name
+        torch.autograd.grad(slope.square().sum(), logits)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.functional.hessian(lambda z: make(name)(z, targets), logits.detach())
+
+
+def test_what_functional_gradients_give_is_no_part_of_a_graph():
+    logits, targets = batch(6, 5)
+
+    slope = torch.func.grad(lambda z: make("focal")(z, targets))(logits.detach())
+
+    assert not slope.requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distillation_leaves_out_classes_that_both_or_the_teacher_rule_out(temperature):
+    impossible, targets = torch.tensor([[-torch.inf, 1.0, 2.0]]), torch.tensor([2])
+    likely, mix = torch.tensor([[0.0, 1.0, 2.0]]), {"temperature": temperature, "alpha": 0.5}
+
+    def divergence(student):
+        u = (impossible[0, 1:] / temperature).softmax(0)
+        log_v = (student / temperature).log_softmax(1)[0, 1:]
+        return temperature**2 * (u * (u.log() - log_v)).sum()
+
+    for student in (likely, impossible):
+        hard = F.cross_entropy(student, targets)
+        found = DistillationLoss(**mix)(student, targets, impossible)
+        assert_close(found, (hard + divergence(student)) / 2, rtol=1e-5, atol=1e-6)
+
+    only_labels = DistillationLoss(alpha=0.0)(impossible, targets, likely)
+    assert_close(only_labels, F.cross_entropy(impossible, targets))
+
+
+def test_one_vs_rest_keeps_the_tail_of_softplus():
+    logits, targets = torch.tensor([[23.0, 23.0]], dtype=torch.float64), torch.tensor([0])
+
+    expected = 23 + 2 * math.log1p(math.exp(-23))  # softplus(-23) + softplus(23)
+
+    assert OneVsRestBCELoss()(logits, targets).item() == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize("name", NAMES)

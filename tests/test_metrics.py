@@ -210,6 +210,21 @@ def test_perplexity_is_of_the_mean_nll_and_no_mean_of_perplexities():
     assert metrics.compute()["perplexity"] == pytest.approx(12)  # sqrt(2 * 72); the mean is 37
 
 
+def test_the_brier_score_of_a_sure_model_keeps_its_digits():
+    scores, targets = sample(500)
+    scores = 10 * scores.float()
+    scores[torch.arange(500), targets] = 16 + scores.amax(1)  # all right, and nearly certain
+
+    log_probs = scores.log_softmax(1)
+    found = measure(log_probs, targets)["brier"]
+
+    p = log_probs.double().exp()
+    others = p.scatter(1, targets[:, None], 0).square().sum(1)
+    sure = torch.expm1(log_probs.double().gather(1, targets[:, None])).squeeze(1).square()
+    assert found == pytest.approx((others + sure).mean().item(), rel=1e-5)
+    assert 0 < found < 1e-10
+
+
 def test_a_target_of_probability_zero_makes_nll_infinite_and_nothing_else():
     log_probs = torch.tensor([[0.0, -math.inf, -math.inf]] * 2)
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from losses import CrossEntropyLoss
+from losses import CrossEntropyLoss, LogitsMSELoss, OneVsRestBCELoss
 from training.data import Split, epoch_order
 from training.errors import DivergedError
 from training.evaluation import evaluate
@@ -299,11 +299,22 @@ def test_figures_are_drawn_at_most_five_times_and_at_the_end():
         assert len(drawn) == min(5, epochs) and drawn[-1] == epochs
 
 
+@pytest.mark.parametrize("loss_fn", [LogitsMSELoss(), CrossEntropyLoss(), OneVsRestBCELoss()])
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_model_whose_outputs_are_not_finite_is_never_scored(loss_fn, bad):
+    model = Classifier()
+    model.head.bias.data[1] = bad
+
+    with pytest.raises(DivergedError, match="logits are not finite"):
+        evaluate(model, loss_fn, examples(), 3)
+
+
 def test_evaluation_does_not_depend_on_how_rows_are_cut(monkeypatch):
     model, split = Classifier(), examples(50)
 
     whole = evaluate(model, CrossEntropyLoss(), split, 3).metrics
     monkeypatch.setattr("training.evaluation.CHUNK_LOGITS", 21)
+    monkeypatch.setattr("training.evaluation.PART_LOGITS", 9)
     monkeypatch.setattr("training.evaluation.FEATURE_ROWS", 13)
     cut = evaluate(model, CrossEntropyLoss(), split, 3).metrics
 

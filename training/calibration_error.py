@@ -39,7 +39,8 @@ def expected_error(bins: Bins) -> float:
 
     That is the mean gap of the bins weighted by n_b, but nothing is divided by an empty bin.
     """
-    return float(np.abs(bins.residual).sum() / bins.count.sum())
+    total = bins.count.sum()
+    return float(np.abs(bins.residual).sum() / total) if total else math.nan
 
 
 def maximum_error(bins: Bins) -> float:

@@ -85,8 +85,9 @@ class Row:
         return fmean(values) if (values := self.values(name).values()) else math.nan
 
     def spread(self, name: str) -> float | None:
-        """Return the standard deviation over seeds, if there are two."""
-        return stdev(values) if len(values := self.values(name).values()) > 1 else None
+        """Return the standard deviation over seeds, if there are two and all are finite."""
+        values = self.values(name).values()
+        return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def p_value(a: dict[int, float], b: dict[int, float]) -> float:
 
     differences = [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
     n = len(differences)
-    if n < 2 or not any(differences):
+    if n < 2 or not any(differences) or not all(map(math.isfinite, differences)):
         return 1.0
     error = stdev(differences) / math.sqrt(n)
     return 2 * float(stdtr(n - 1, -abs(fmean(differences)) / error)) if error else 0.0

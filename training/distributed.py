@@ -181,12 +181,15 @@ def _batch_norm(norm: Any, x: Tensor) -> Tensor:
     squares = (x - mean.view(shape)).square().sum(axes).double() + n * mean.double().square()
     mine = torch.stack([torch.full_like(squares, n), n * mean.double(), squares])  # (3, C)
     count, first, second = _Sum.apply(mine, False)
+    if n < 2 and count[0] < 2:  # as torch refuses it
+        raise ValueError(f"Expected more than 1 value per channel, got size {tuple(x.shape)}")
     mean, variance = first / count, second / count - (first / count).square()
     with torch.no_grad():
         norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+        share = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean.to(norm.running_mean), share)
         unbiased = variance * count / (count - 1)
-        norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
+        norm.running_var.lerp_(unbiased.to(norm.running_var), share)
     scale = norm.weight * (variance + norm.eps).rsqrt().to(norm.weight.dtype)
     shift = norm.bias - mean.to(norm.weight.dtype) * scale
     return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)

@@ -1,5 +1,6 @@
 """One yardstick for every loss: metrics of the probabilities that it believes in."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -42,13 +43,20 @@ def evaluate(
     reported one. A model whose outputs are not finite is never scored. Of several processes each
     measures a share of the rows, and all get the figures of the whole split.
     """
+    refusal: ValueError | None = None
     try:
-        return _evaluate(model, loss_fn, split, num_classes, max_rows)
+        evaluation = _evaluate(model, loss_fn, split, num_classes, max_rows)
+        if math.isfinite(evaluation.metrics.get("loss", 0.0)):
+            return evaluation
     except ValueError as error:
-        chunks = logits_of(model, split, num_classes, max_rows, shared=True)
-        if not all(from_all(all(logits.detach().isfinite().all() for logits, _, _ in chunks))):
-            raise DivergedError("the model's logits are not finite, it is not scored") from error
-        raise
+        refusal = error
+    # a link may make probabilities of what is not finite; the loss does not
+    chunks = logits_of(model, split, num_classes, max_rows, shared=True)
+    if not all(from_all(all(logits.detach().isfinite().all() for logits, _, _ in chunks))):
+        raise DivergedError("the model's logits are not finite, it is not scored") from refusal
+    if refusal:
+        raise refusal
+    return evaluation
 
 
 @torch.no_grad()

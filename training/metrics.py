@@ -140,8 +140,12 @@ class Metrics:
         counts = (torch.stack(flags) & valid).sum(1)
         if counts.device.type == "cpu":
             self._refuse(counts)
-        log_y = log_probs.gather(1, classes[:, None]).squeeze(1).double()
-        brier = torch.linalg.vector_norm(probs, dim=1).square() - 2 * log_y.exp() + 1
+        rows = classes[:, None]
+        log_y = log_probs.gather(1, rows).squeeze(1).double()
+        probs_y = probs.gather(1, rows)
+        others = torch.linalg.vector_norm(probs.scatter_(1, rows, 0), dim=1).double()
+        brier = others.square() + log_y.expm1().square()  # no difference of numbers near 1
+        probs.scatter_(1, rows, probs_y)
         self.counts += counts
         self.sums += torch.stack([-log_y, brier]).where(valid, 0).sum(1)
         confidence = log_probs.amax(1).double().exp()
