@@ -72,9 +72,12 @@ def text_splits(
     edges = [0, *(int(len(pieces) * share + 1e-9) for share in accumulate(split))]
     blocks = [pieces[a:b] if by_char else cut(pieces[a:b]) for a, b in pairwise(edges)]
     if len(blocks[0]) <= context_size:
+        mend = "give a longer text, or more data.max_lines"
+        if not by_char and len(lines) < 10:
+            mend = f"the text is split by lines and has {len(lines)}; break it into more"
         raise DataError(
             f"{name}: {len(blocks[0])} training tokens are too few for"
-            f" data.context_size={context_size}; give a longer text, or more data.max_lines"
+            f" data.context_size={context_size}; {mend}"
         )
     if sum(map(len, blocks)) * context_size > MAX_WINDOWS:
         raise ConfigError(
@@ -82,6 +85,11 @@ def text_splits(
             f" would hold more than {MAX_WINDOWS:,} ids; use a smaller one, or data.max_lines"
         )
     vocabulary = Vocabulary.of(blocks[0], cut.min_count, cut.unk)
+    if len(vocabulary.words) < 2:
+        raise DataError(
+            f"{name}: no two words come data.min_count={cut.min_count} times in the training block;"
+            " give a longer text, or set data.min_count=1"
+        )
     ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
     windows, targets = windows_of(ids, context_size, nearest_first)
     ends = torch.tensor([len(block) for block in blocks]).cumsum(0) - context_size

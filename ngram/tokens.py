@@ -104,6 +104,8 @@ class Vocabulary:
     def of(cls, tokens: Sequence[str], min_count: int, unk: bool) -> "Vocabulary":
         """Return the vocabulary of the training tokens."""
         counts = Counter(tokens)
+        if unk:
+            del counts[UNK]  # a text may say <unk> itself, and means this one
         kept = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
         return cls((UNK, *kept) if unk else tuple(kept))
 

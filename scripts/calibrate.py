@@ -11,6 +11,7 @@ single number little, or on those of `--fit-on OTHER.npz`.
 import argparse
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ from training.errors import ConfigError, DataError, UserError
 from training.evaluation import evaluate
 from training.metrics import Metrics
 from training.recalibration import recalibrate
-from training.run_folder import load_run
+from training.run_folder import TRUST, load_run
 from training.temperature import TemperatureFit, apply_temperature, fit_temperature
 
 Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # before, after
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
     parser.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
     parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=TRUST)
     try:
         arguments = parser.parse_args()
         if bool(arguments.runs) == bool(arguments.logits):
@@ -55,16 +57,16 @@ def main() -> None:
             rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
             print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
         else:
-            rows = {Path(run).name: calibrate_run(run) for run in arguments.runs}
+            rows = {Path(run).name: calibrate_run(run, arguments.trust) for run in arguments.runs}
             print_rows(rows, "test split, T fitted on the calibration split")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def calibrate_run(folder: str) -> Row:
+def calibrate_run(folder: str, trusted: Sequence[str] = ()) -> Row:
     """Fit on the run's calibration split, and measure its test split before and after."""
-    run = load_run(folder)
+    run = load_run(folder, trusted)
     splits = run.splits()
     if not len(splits.calibration) or not len(splits.test):
         raise DataError(f"{folder}: its data has no calibration or no test split")

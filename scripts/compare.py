@@ -31,6 +31,7 @@ def main() -> None:
         runs = find_runs(arguments.runs)
         folder = arguments.out or Path(os.path.commonpath([run.folder.parent for run in runs]))
         comparisons = compare(runs)
+        folder.mkdir(parents=True, exist_ok=True)
         console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
         for comparison in comparisons:
             print_comparison(console, comparison)

@@ -10,7 +10,7 @@ from dataclasses import fields
 from ngram.sampling import sample_tokens
 from ngram.tokens import NEWLINE, UNK, Tokenizer, join_tokens, tokenizer_for
 from training.errors import ConfigError, UserError
-from training.run_folder import FinishedRun, load_run
+from training.run_folder import TRUST, FinishedRun, load_run
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=80, help="tokens to sample (80)")
     parser.add_argument("--temperature", type=float, default=0.8, help="above 0 (0.8)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same text (1)")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=TRUST)
     arguments = parser.parse_args()
     try:
         if arguments.length < 1:
@@ -30,7 +31,7 @@ def main() -> None:
         if not 0 <= arguments.seed < 2**63:
             raise ConfigError(f"--seed {arguments.seed}: must be from 0 to 2**63 - 1")
         options = vars(arguments)
-        print(generate(load_run(options.pop("run")), **options))
+        print(generate(load_run(options.pop("run"), options.pop("trust")), **options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

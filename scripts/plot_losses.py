@@ -8,6 +8,7 @@ and divergence in bits; log-softmax at extreme logits, naive and stable.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,7 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/losses"))
     out = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"error: --out {out}: cannot be made ({error.strerror})", file=sys.stderr)
+        sys.exit(2)
     with SummaryWriter(str(out)) as writer:
         for name, draw in FIGURES.items():
             figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.errors import ConfigError, UserError
-from training.run_folder import FinishedRun, load_run, read_metrics
+from training.run_folder import TRUST, FinishedRun, load_run, read_metrics
 from training.temperature import apply_temperature
 from vision.images import read_image
 
@@ -22,11 +22,12 @@ def main() -> None:
     parser.add_argument("run", help="run folder, as in outputs/vision-cross_entropy-seed1-...")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--top", type=int, default=3, help="classes shown an image (3)")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=TRUST)
     arguments = parser.parse_args()
     try:
         if arguments.top < 1:
             raise ConfigError(f"--top {arguments.top}: must be at least 1")
-        run = load_run(arguments.run)
+        run = load_run(arguments.run, arguments.trust)
         probs, classes = predict(run, arguments.images).sort(1, descending=True)
         for file, row, order in zip(arguments.images, probs, classes, strict=True):
             best = zip(row[: arguments.top], order[: arguments.top], strict=True)

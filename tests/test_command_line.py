@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, compose
+from omegaconf import OmegaConf
+
+from training.config import check_settings
+from training.errors import ConfigError
+from training.resume import command
 
 CONFIGS = ROOT / "configs"
 OPTIONS = [
@@ -184,6 +189,54 @@ def test_distillation_learns_from_a_finished_run(command_line):
         "debug=smoke", "data.min_count=1", "loss=distillation", "loss.teacher.run=teacher"
     )
     assert code == 2 and err.startswith("error: loss: teacher teacher was trained on other data")
+
+
+def test_a_teacher_of_other_words_is_refused_though_there_are_as_many(command_line, tmp_path):
+    for name, letters in (("one", "abcdefgh"), ("two", "stuvwxyz")):
+        (tmp_path / name).write_text("".join(f"{letters}\n{letters[::-1]}\n" for _ in range(60)))
+    text = ["debug=smoke", "data=text_file", "data.level=char"]
+    assert command_line(*text, "data.path=one", "hydra.run.dir=teacher")[0] == 0
+
+    code, _, err = command_line(
+        *text, "data.path=two", "loss=distillation", "loss.teacher.run=teacher"
+    )
+
+    assert code == 2 and "teacher teacher was trained on other data, with other classes" in err
+
+
+def test_null_is_taken_where_an_option_has_it(command_line):
+    settings = "threads=null", "data.max_lines=null", "trainer.max_batches=null"
+
+    code, out, _ = command_line("debug=smoke", *settings, "--cfg", "job")
+
+    assert code == 0 and out.count(": null") >= 3
+    with pytest.raises(ConfigError, match="lr=null: must be a number"):
+        check_settings(OmegaConf.create({"lr": None}), OmegaConf.create({"lr": 0.1}))
+    for key in ("threads", "max_lines", "max_batches", "numbers"):
+        check_settings(OmegaConf.create({key: None}), OmegaConf.create({key: 1}))
+
+
+def test_resume_without_a_name_is_none_and_of_the_other_task_is_refused(command_line):
+    assert command_line("debug=smoke", "resume=", "hydra.run.dir=mine")[0] == 0
+
+    code, _, err = command_line("resume=mine", task="vision")
+
+    assert (code, err) == (
+        2,
+        "error: resume=mine: is a run of scripts/train_ngram.py; go on with that\n",
+    )
+
+
+def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert command(Path("run")).endswith("train.py resume=run")
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    assert command(Path("run")).endswith(
+        "bin/torchrun --nnodes=2 --nproc-per-node=2 train.py resume=run"
+    )
 
 
 def test_two_runs_of_one_second_get_two_folders(command_line):

@@ -136,6 +136,16 @@ def test_runs_that_did_not_end_are_left_out_by_name(outputs):
     assert [len(row.runs) for row in comparison.rows] == [3, 3, 3]
 
 
+def test_a_complete_run_without_figures_is_left_out_by_name(outputs):
+    for seed, content in ((1, "garbage"), (2, "")):
+        (outputs / f"mse-seed{seed}" / "metrics.jsonl").write_text(content)
+
+    comparison = only([outputs])
+
+    assert "mse-seed1: no figures in metrics.jsonl, left out" in notes(comparison)
+    assert [len(row.runs) for row in comparison.rows if row.label == "mse"] == [1]
+
+
 def test_a_second_run_of_the_same_seed_and_settings_does_not_count_twice(outputs):
     write_run(outputs / "again", seed=1, nll=0.0)
 

@@ -28,7 +28,7 @@ def compose(name, *overrides, counts=(1, 1)):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
         cfg = hydra.compose(overrides=[f"+loss={name}", *overrides])
-    facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts)}
+    facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts), "classes": ""}
     OmegaConf.set_struct(cfg, False)
     cfg.facts = OmegaConf.create(facts, flags={"allow_objects": True})
     return cfg.loss

@@ -172,6 +172,25 @@ def test_too_short_a_text_is_refused():
         text_splits(lambda: "one two\n", "t", context_size=2, line_ends="drop", split=(1, 0, 0, 0))
 
 
+def test_a_text_that_cannot_be_split_or_has_no_words_says_which():
+    with pytest.raises(DataError, match="split by lines and has 1; break it into more"):
+        text_splits(lambda: "a b c " * 400, "text", context_size=2)
+    with pytest.raises(DataError, match=r"no two words come data\.min_count=2 times"):
+        text_splits(
+            lambda: "\n".join(f"w{i} v{i}" for i in range(40)),
+            "text",
+            context_size=2,
+            line_ends="drop",
+        )
+
+
+def test_a_text_that_says_unk_means_the_one_of_the_vocabulary():
+    splits = text_splits(lambda: "a <unk> b\n" * 40, "t", context_size=1, level="whitespace")
+
+    assert sorted(splits.class_names) == ["\n", "<unk>", "a", "b"]
+    assert splits.class_counts[0] == (splits.train.targets == 0).sum() > 20
+
+
 def test_text_that_is_not_utf8_is_refused_with_the_place(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"na\xefve")
 

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -276,6 +277,28 @@ def test_a_wide_image_is_cut_to_its_middle_square(tmp_path):
     image = read_image(tmp_path / "wide.png", 3, 8)
 
     assert torch.equal(image, torch.tensor([10, 20, 30]).byte()[:, None, None].expand(3, 8, 8))
+
+
+def test_sixteen_bits_a_pixel_are_scaled_and_not_cut_off(tmp_path):
+    levels = np.array([[0, 255, 256, 9728], [25600, 40000, 51200, 65535]], np.uint16)
+    for mode, pixels in (
+        ("I;16", levels.repeat(2, 0)),
+        ("I", levels.repeat(2, 0).astype(np.int32)),
+    ):
+        Image.fromarray(pixels).save(tmp_path / "deep.tif")
+        with Image.open(tmp_path / "deep.tif") as opened:
+            assert opened.mode == mode
+        image = read_image(tmp_path / "deep.tif", 1, 4)
+        assert image[0, ::2].tolist() == (levels // 256).tolist()
+
+
+def test_a_test_folder_of_another_class_is_refused(folder, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / part)
+    (tmp_path / "both" / "test" / "mice").mkdir()
+
+    with pytest.raises(DataError, match=r"test/mice: is no class of .*train"):
+        read_folder(tmp_path / "both", 1, 8, True)
 
 
 @pytest.mark.parametrize(

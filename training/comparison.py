@@ -214,12 +214,11 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
 
 
 def _compare_task(task: str, runs: list[Run]) -> Comparison:
+    done = [run for run in runs if run.status == "complete" and "nll" in run.figures]
+    why = {"complete": "no figures in metrics.jsonl", "": "no status"}
     notes = [
-        f"{r.folder.name}: {r.status or 'no status'}, left out"
-        for r in runs
-        if r.status != "complete"
+        f"{r.folder.name}: {why.get(r.status, r.status)}, left out" for r in runs if r not in done
     ]
-    done = [run for run in runs if run.status == "complete"]
     if not done:
         raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
     reference = Counter(run.context for run in done).most_common(1)[0][0]

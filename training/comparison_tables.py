@@ -54,6 +54,8 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.baseline:
         legend += f"; *: differs from {comparison.baseline.label} by more than its seeds explain"
         legend += f" (paired t-test, p < {SIGNIFICANCE})"
+    else:
+        legend += f"; no run of the baseline ({comparison.rows[0].runs[0].identity['baseline']})"
     said = [legend]
     chosen: dict[str, str] = {}
     for row in sorted(comparison.compared, key=lambda row: row.mean("val_nll")):

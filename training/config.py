@@ -47,7 +47,7 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
         if value != default and (source := re.fullmatch(r"\$\{([\w.]+)\}", str(default))):
             raise ConfigError(f"{key}={_shown(value)}: follows {source[1]}; set that instead")
-        kind = _wanted(value, default)
+        kind = _wanted(key, value, default)
         if kind:
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
     resolved = copy.deepcopy(cfg)
@@ -62,22 +62,28 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
         value = OmegaConf.select(resolved, key)
         if isinstance(value, DictConfig) and written != expected[key]:
             raise ConfigError(f"{key}={written}: must be one value, that is a group of settings")
-        if kind := _wanted(value, expected[key]):
+        if kind := _wanted(key, value, expected[key]):
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
 
 
-def _wanted(value: Any, default: Any) -> str | None:
+def _nullable(key: str) -> bool:
+    """Say whether the file of some option has null there."""
+    line = re.compile(rf"^\s*{re.escape(key.rsplit('.', 1)[-1])}: null\b", re.MULTILINE)
+    return any(line.search(file.read_text(encoding="utf-8")) for file in CONFIGS.rglob("*.yaml"))
+
+
+def _wanted(key: str, value: Any, default: Any) -> str | None:
     """Return what the value should have been, or None where it is that."""
     if "${" in str(value):  # looked at again once it is resolved
         return None
     if isinstance(value, ListConfig | list):
         first = default[0] if isinstance(default, ListConfig) and len(default) else None
-        items = (_wanted(item, first) for item in value)
+        items = (_wanted(key, item, first) for item in value)
         if kind := next((kind for kind in items if kind), None):
             return f"a list of which each is {kind}"
     elif isinstance(value, float) and not abs(value) <= LARGEST:
         return "a finite number"
-    if default in (None, REQUIRED) or "${" in str(default):
+    if default in (None, REQUIRED) or "${" in str(default) or (value is None and _nullable(key)):
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
@@ -199,7 +205,7 @@ def find_target(key: str, target: str, trusted: Iterable[str] = ()) -> Any:
 
     refused = ConfigError(
         f"{key}={target}: not allowed; targets come from {', '.join(allowed)}"
-        " (add your own package with trusted_targets=[my_package])"
+        " (your own package: trusted_targets=[my_package] in training, --trust my_package after it)"
     )
     if not inside(target):
         raise refused

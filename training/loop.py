@@ -296,8 +296,9 @@ class Guard:
         found = (name for name, tensor in named.items() if not tensor.isfinite().all())
         first = next(found, "norm of the gradient")
         lr = trainer.optimizer.param_groups[0]["lr"]
+        clip = "" if 0 < trainer.settings.clip_norm <= 1 else " trainer.clip_norm=1"
         raise DivergedError(
             f"stopped before step {step + 1}: loss {loss.item():g}, first bad tensor {first}, at"
-            f" learning rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g},"
-            " trainer.clip_norm=1 or more scheduler.warmup_steps"
+            f" learning rate {lr:g}; try optimizer.lr={trainer.base_lrs[0] / 10:g},{clip}"
+            " or more scheduler.warmup_steps"
         )

@@ -35,6 +35,8 @@ def continued(arguments: list[str], task: str) -> list[str]:
     if any(re.match(r"\+*hydra\.(run|sweep)\.", a) for a in arguments):
         raise ConfigError(f"resume={given[-1]}: the run stays in its folder; leave hydra.run out")
     folder = newest_unfinished(task) if given[-1] == "auto" else Path(given[-1].strip("'\""))
+    if (other := read_status(folder).get("task", task)) != task:
+        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
     new = [a for a in arguments if not a.startswith("resume=")]
     stored = [o for o in read_overrides(folder) if not _replaced(o, new)]
     quoted = re.sub(r"(\\*)(['$])", r"\1\1\\\2", str(folder))
@@ -86,10 +88,13 @@ def _replaced(stored: str, new: list[str]) -> bool:
 def command(folder: Path) -> str:
     """Return what to type to go on with a run."""
     again = [word for word in sys.argv[1:] if word.startswith(GIVEN_AGAIN)]
+    program = [from_here(Path(sys.executable))]
+    if "RANK" in os.environ:  # as many processes as before: each draws its own dropout
+        here, whole = (int(os.environ.get(n, 1)) for n in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+        program = [from_here(Path(sys.executable).with_name("torchrun"))]
+        program += [f"--nnodes={whole // here}"] * (whole > here) + [f"--nproc-per-node={here}"]
     script = from_here(Path(sys.argv[0]))
-    return shlex.join(
-        [from_here(Path(sys.executable)), script, f"resume={from_here(folder)}", *again]
-    )
+    return shlex.join([*program, script, f"resume={from_here(folder)}", *again])
 
 
 def from_here(path: Path) -> str:

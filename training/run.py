@@ -46,7 +46,7 @@ def run(
     cost = Cost()
     width = None if sys.stdout.isatty() else 120
     console = Console(width=width, highlight=False, quiet=quiet)
-    resumed, cfg.resume = cfg.resume is not None, None
+    resumed, cfg.resume = bool(cfg.resume), None
     if resumed and is_main():
         check_changes(folder, cfg, console)
     session = build(cfg, folder, console)
@@ -118,7 +118,7 @@ def build(cfg: DictConfig, folder: Path, console: Console) -> Session:
     data = splits.fingerprint()
     if data != from_main(lambda: data):
         raise DataError(f"data: process {rank()} has read other examples than process 0")
-    filled = with_facts(cfg, splits.num_classes, splits.class_counts)
+    filled = with_facts(cfg, splits.num_classes, splits.class_counts, splits.class_names)
     splits = splits.to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
     model = instantiate(filled.model, cfg.trusted_targets).to(device)

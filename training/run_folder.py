@@ -20,10 +20,11 @@ from training.checkpoint import BEST_SCHEMA, load_checkpoint, load_weights, writ
 from training.config import instantiate
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
-from training.identity import IDENTITY
+from training.identity import IDENTITY, digest
 from training.resume import CONFIG, OVERRIDES, STATUS, command
 
 BEST = "checkpoints/best.pt"
+TRUST = "a package of your own that the run's settings may name"
 
 
 @contextmanager
@@ -93,12 +94,15 @@ def write_status(
     write_file(folder / STATUS, (json.dumps(content, indent=1) + "\n").encode(), durable=False)
 
 
-def with_facts(cfg: DictConfig, num_classes: int, class_counts: Tensor) -> DictConfig:
+def with_facts(
+    cfg: DictConfig, num_classes: int, class_counts: Tensor, class_names: Sequence[str] = ()
+) -> DictConfig:
     """Return the settings with `facts` filled: what only the data knows.
 
     The counts stay a tensor: as a list, 13,000 of them would take seconds to merge and resolve.
     """
     facts = {"num_classes": num_classes, "class_counts": class_counts}
+    facts["classes"] = digest(list(class_names)) if class_names else ""
     filled = OmegaConf.create({**cfg, "facts": {}}, flags={"allow_objects": True})
     for name, value in facts.items():
         filled.facts[name] = value
@@ -141,7 +145,8 @@ def load_run(folder: str | Path, trusted: Iterable[str] = ()) -> FinishedRun:
     try:
         cfg = OmegaConf.load(folder / CONFIG)
         assert isinstance(cfg, DictConfig)
-        cfg = with_facts(cfg, len(state["class_names"]), state["class_counts"])
+        names = state["class_names"]
+        cfg = with_facts(cfg, len(names), state["class_counts"], names)
         nodes = cfg.model, cfg.loss
     except Exception as error:  # the YAML parser has many
         raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
@@ -158,9 +163,17 @@ def load_run(folder: str | Path, trusted: Iterable[str] = ()) -> FinishedRun:
     )
 
 
-def load_teacher(run: str, trusted: Sequence[str] = ()) -> Callable[[Tensor], Tensor]:
-    """Return the model of a finished run: inputs -> logits, wherever the inputs are."""
-    model = load_run(run, trusted).model
+def load_teacher(
+    run: str, classes: str = "", trusted: Sequence[str] = ()
+) -> Callable[[Tensor], Tensor]:
+    """Return the model of a finished run: inputs -> logits, wherever the inputs are.
+
+    `classes` is the digest of the student's class names, which have to be the teacher's.
+    """
+    finished = load_run(run, trusted)
+    model = finished.model
+    if classes and classes != digest(list(finished.class_names)):
+        raise ConfigError(f"loss: teacher {run} was trained on other data, with other classes")
 
     def logits_of(inputs: Tensor) -> Tensor:
         try:

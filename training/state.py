@@ -65,7 +65,8 @@ def restore_trainer(trainer: Trainer, state: dict[str, Any], path: Path) -> None
     if state["machine"] != machine(trainer):
         print(
             f"warning: went on {state['machine']} before, now on {machine(trainer)}:"
-            " the last bits of the figures may differ"
+            " the last bits of the figures may differ (with another number of processes, dropout"
+            " and noise do)"
         )
 
 

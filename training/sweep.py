@@ -1,6 +1,7 @@
 """Sweeps: a folder that keeps its name, jobs that need not run twice, and a summary of them all."""
 
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -141,7 +142,7 @@ def summarize(folder: Path, began: float) -> int:
             print_comparison(console, comparison)
         print(f"\nlook at it: {from_here(write_files(comparisons, folder)[-1])}")
         tensorboard = from_here(Path(sys.executable).with_name("tensorboard"))
-        print(f"       and: {tensorboard} --logdir {folder}")
+        print(f"       and: {tensorboard} --logdir {shlex.quote(str(folder))}")
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
     return code

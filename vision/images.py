@@ -118,6 +118,12 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
             f"data.root={root}: must hold at least two folders of images, one a class, found"
             f" {len(names)}"
         )
+    for part in parts[1:]:
+        for folder in sorted(part.iterdir()):
+            if folder.is_dir() and folder.name not in names:
+                raise DataError(
+                    f"{folder}: is no class of {parts[0]}; take it out, or add it there"
+                )
     images = [_read_classes(part, names, channels, image_size, resize) for part in parts]
     return ImageSet(images[0], tuple(names), *images[1:])
 
@@ -157,7 +163,10 @@ def open_image(file: Path, channels: int) -> Image.Image:
     """Return an image file, grey or in colour, the right way up."""
     try:
         with Image.open(file) as opened:
-            return ImageOps.exif_transpose(opened).convert(MODES[channels])
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` cuts off at 255
+                image = image.convert("I").point(lambda x: x * (1 / 256)).convert("L")
+            return image.convert(MODES[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
         raise DataError(f"{file}: cannot be read ({reason})") from None
