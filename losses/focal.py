@@ -72,7 +72,11 @@ class FocalLoss(ClassificationLoss):
         p = log_p.exp()
         q = 1 - p
         # h = p / (q^(g-1) (q - g p ln p)); where p is 0, so is p ln p
-        log_h = log_p - (g - 1) * q.log() - (q - g * p * log_p.clamp(min=-1e30)).log()
+        slope = q - g * p * log_p.clamp(min=-1e30)
+        if g < 64:  # one logarithm less; but for the top class q is 1/2 or more
+            log_h = log_p - slope.mul(q.pow(g - 1)).log()
+        else:
+            log_h = log_p - (g - 1) * q.log() - slope.log()
         # one class at most is near 1, where 1 - p has lost its digits: q is the sum of the others
         top = log_p.argmax(axis, keepdim=True)
         log_q = log_p.scatter(axis, top, -torch.inf).logsumexp(axis, keepdim=True).clamp(min=-1e30)
