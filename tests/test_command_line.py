@@ -49,6 +49,7 @@ LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
         (["data.numbers=[${data}]"], r"data\.numbers: Interpolation to parent node detected"),
         (["task=vision"], r"task=vision: a script has one task, ngram"),
         (["task=" + "a" * 300], r"task=a{300}: a script has one task, ngram"),
+        (["loss=[mse]"], r"loss=\[mse\]: choose one option"),
         (["loss=3"], r"loss=3: Config group override must be a string or a list.*"),
     ],
 )

@@ -191,6 +191,10 @@ def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
         check_settings(cfg, _defaults())
         if hydra_cfg.sweeper.params and not quiet:
             raise ConfigError(f"{' '.join(given)}: is a sweep; add -m")
+        for override in given:  # a list of options, of which Hydra says no name
+            group = _key(override)
+            if isinstance(cfg.get(group), DictConfig) and group not in hydra_cfg.runtime.choices:
+                raise ConfigError(f"{override}: choose one option")
         if cfg.task != hydra_cfg.job.config_name:
             raise ConfigError(
                 f"task={cfg.task}: a script has one task, {hydra_cfg.job.config_name}"
