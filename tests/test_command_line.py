@@ -20,6 +20,7 @@ OPTIONS = [
     for f in sorted(CONFIGS.glob("**/*.yaml"))
     if not (CONFIGS / f"{f.parent.name}.yaml").exists() and f.parent != CONFIGS
 ]
+LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
 LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
 
 
@@ -195,7 +196,7 @@ def test_distillation_learns_from_a_finished_run(command_line):
 def test_a_teacher_of_other_words_is_refused_though_there_are_as_many(command_line, tmp_path):
     for name, letters in (("one", "abcdefgh"), ("two", "stuvwxyz")):
         (tmp_path / name).write_text("".join(f"{letters}\n{letters[::-1]}\n" for _ in range(60)))
-    text = ["debug=smoke", "data=text_file", "data.level=char"]
+    text = [*LIGHT, "data=text_file", "data.level=char"]
     assert command_line(*text, "data.path=one", "hydra.run.dir=teacher")[0] == 0
 
     code, _, err = command_line(
@@ -218,7 +219,7 @@ def test_null_is_taken_where_an_option_has_it(command_line):
 
 
 def test_resume_without_a_name_is_none_and_of_the_other_task_is_refused(command_line):
-    assert command_line("debug=smoke", "resume=", "hydra.run.dir=mine")[0] == 0
+    assert command_line(*LIGHT, "resume=", "hydra.run.dir=mine")[0] == 0
 
     code, _, err = command_line("resume=mine", task="vision")
 
@@ -242,16 +243,16 @@ def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
 
 def test_two_runs_of_one_second_get_two_folders(command_line):
     for _ in range(2):
-        assert command_line("debug=smoke")[0] == 0
+        assert command_line(*LIGHT)[0] == 0
 
     assert len(list(Path("outputs").iterdir())) == 2
 
 
 def test_a_folder_that_holds_a_run_is_not_used_again(command_line):
-    assert command_line("debug=smoke", "hydra.run.dir=mine")[0] == 0
+    assert command_line(*LIGHT, "hydra.run.dir=mine")[0] == 0
     before = {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()}
 
-    code, _, err = command_line("debug=smoke", "hydra.run.dir=mine")
+    code, _, err = command_line(*LIGHT, "hydra.run.dir=mine")
 
     assert code == 2 and "mine: holds another run already" in err
     assert {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()} == before

@@ -13,6 +13,7 @@ from training.run_folder import locked, write_status
 from training.signals import Interrupted
 from training.sweep import with_folder
 
+LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
 LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "loss").glob("*.yaml"))
 
 
@@ -21,7 +22,7 @@ def contents(folder):
 
 
 def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
-    words = ("-m", "debug=smoke", "data.max_lines=300", "loss=cross_entropy,mse", "seed=1,2")
+    words = ("-m", *LIGHT, "data.max_lines=300", "loss=cross_entropy,mse", "seed=1,2")
     code, out, _ = command_line(*words)
     (folder,) = Path("outputs").iterdir()
     jobs = {f"{loss}-seed{seed}" for loss in ("mse", "cross_entropy") for seed in (1, 2)}
@@ -45,9 +46,7 @@ def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
 
 
 def test_a_failing_job_says_so_at_once_and_the_sweep_tells_all_and_its_code(command_line):
-    code, out, err = command_line(
-        "-m", "debug=smoke", "loss=distillation,mse", "data.max_lines=300"
-    )
+    code, out, err = command_line("-m", *LIGHT, "loss=distillation,mse", "data.max_lines=300")
 
     assert code == 2
     assert err.splitlines()[0].startswith(
@@ -58,12 +57,12 @@ def test_a_failing_job_says_so_at_once_and_the_sweep_tells_all_and_its_code(comm
     assert read_status(folder / "mse-seed1")["status"] == "complete"
     assert "failed" in out and "mse-seed1" in out
 
-    code, _, err = command_line("-m", "debug=smoke", "loss=distillation,mse", "data.max_lines=300")
+    code, _, err = command_line("-m", *LIGHT, "loss=distillation,mse", "data.max_lines=300")
     assert code == 2 and "distillation-seed1 failed" in err  # tried again, and told again
 
 
 def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monkeypatch):
-    words = ("-m", "debug=smoke", "data.max_lines=300", "optimizer=sgd")
+    words = ("-m", *LIGHT, "data.max_lines=300", "optimizer=sgd")
     code, _, err = command_line(*words, "optimizer.lr=1e38,0.1")
 
     assert code == 3 and "stopped" in err
@@ -82,7 +81,7 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
 
 
 def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypatch):
-    words = ("-m", "debug=smoke", "loss=mse,cross_entropy", "trainer.save_every=1")
+    words = ("-m", *LIGHT, "loss=mse,cross_entropy", "trainer.save_every=1")
     real = session.Session.save
 
     def interrupted(self):
@@ -145,7 +144,7 @@ def test_a_sweep_without_m_says_that_it_is_one(command_line):
 
 
 def test_a_job_that_another_process_is_at_keeps_its_status(command_line):
-    words = ("-m", "debug=smoke", "data.max_lines=300", "hydra.sweep.dir=sweep")
+    words = ("-m", *LIGHT, "data.max_lines=300", "hydra.sweep.dir=sweep")
     job = Path("sweep/cross_entropy-seed1")
     assert command_line(*words)[0] == 0
     write_status(job, "ngram", "running", 3)
@@ -165,7 +164,7 @@ def test_a_launcher_that_is_not_installed_is_answered_with_its_extra(command_lin
 
 @pytest.mark.slow
 def test_jobs_run_side_by_side_with_joblib(command_line):
-    words = ("-m", "debug=smoke", "loss=mse,cross_entropy,distillation", "data.max_lines=300")
+    words = ("-m", *LIGHT, "loss=mse,cross_entropy,distillation", "data.max_lines=300")
     code, _, _ = command_line(*words, "launcher=parallel")
 
     assert code == 2  # distillation has no teacher
