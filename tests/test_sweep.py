@@ -6,7 +6,7 @@ import pytest
 from conftest import compose
 from hydra.core.hydra_config import HydraConfig
 
-from training import session
+from training import session, sweep
 from training.comparison import find_runs
 from training.resume import read_status
 from training.run_folder import locked, write_status
@@ -22,7 +22,14 @@ def contents(folder):
 
 
 def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
-    words = ("-m", *LIGHT, "data.max_lines=300", "loss=cross_entropy,mse", "seed=1,2")
+    words = (
+        "-m",
+        *LIGHT,
+        "data.max_lines=300",
+        "loss=cross_entropy,mse",
+        "seed=1,2",
+        "report.verse.lines=0",
+    )
     code, out, _ = command_line(*words)
     (folder,) = Path("outputs").iterdir()
     jobs = {f"{loss}-seed{seed}" for loss in ("mse", "cross_entropy") for seed in (1, 2)}
@@ -45,6 +52,13 @@ def test_a_sweep_started_again_runs_only_what_is_missing(command_line):
             assert runs["mse-seed2"].figures[name] == value, name
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Leave the page of curves out, which takes longer than these jobs."""
+    monkeypatch.setattr(sweep, "write_files", lambda comparisons, folder: [folder])
+
+
+@pytest.mark.usefixtures("no_page")
 def test_a_failing_job_says_so_at_once_and_the_sweep_tells_all_and_its_code(command_line):
     code, out, err = command_line("-m", *LIGHT, "loss=distillation,mse", "data.max_lines=300")
 
@@ -61,6 +75,7 @@ def test_a_failing_job_says_so_at_once_and_the_sweep_tells_all_and_its_code(comm
     assert code == 2 and "distillation-seed1 failed" in err  # tried again, and told again
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monkeypatch):
     words = ("-m", *LIGHT, "data.max_lines=300", "optimizer=sgd")
     code, _, err = command_line(*words, "optimizer.lr=1e38,0.1")
@@ -80,6 +95,7 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
     assert code == 1 and "Traceback" in err and out.count("a bug") == 2
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypatch):
     words = ("-m", *LIGHT, "loss=mse,cross_entropy", "trainer.save_every=1")
     real = session.Session.save
@@ -143,6 +159,7 @@ def test_a_sweep_without_m_says_that_it_is_one(command_line):
     assert not any(Path("outputs").iterdir())
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_job_that_another_process_is_at_keeps_its_status(command_line):
     words = ("-m", *LIGHT, "data.max_lines=300", "hydra.sweep.dir=sweep")
     job = Path("sweep/cross_entropy-seed1")
