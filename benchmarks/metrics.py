@@ -30,12 +30,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import losses  # noqa: E402
 from losses import ClassificationLoss  # noqa: E402
+from metrics.calibration import PARTS, Calibration  # noqa: E402
+from metrics.resampling import bootstrap_interval, null_error  # noqa: E402
+from metrics.tracker import Metrics  # noqa: E402
 from ngram.models import NGramMLP  # noqa: E402
-from training.calibration import PARTS, Calibration  # noqa: E402
 from training.data import Split  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
-from training.metrics import Metrics  # noqa: E402
-from training.resampling import bootstrap_interval, null_error  # noqa: E402
 from vision.models import small_cnn  # noqa: E402
 
 LOSSES = {
@@ -200,7 +200,7 @@ def gained(kind: str, num_predictions: int) -> float:
 def compare_memory() -> None:
     """Print the memory that both gain from 10^4 to 10^7 predictions, each in a fresh process."""
     print("\nmemory gained after the first 1,000 predictions of 10 classes, MiB")
-    for kind in ("training.metrics", "torchmetrics"):
+    for kind in ("metrics.tracker", "torchmetrics"):
         columns = []
         for power in (4, 5, 6, 7):
             command = [sys.executable, __file__, "--gained", kind, str(10**power)]

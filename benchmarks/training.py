@@ -44,17 +44,17 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import training.evaluation  # noqa: E402
-import training.run  # noqa: E402
-import training.session  # noqa: E402
-from training.app import CONFIGS, use_task_options  # noqa: E402
-from training.config import instantiate  # noqa: E402
+import training.run.session  # noqa: E402
+import training.run.start  # noqa: E402
+from training.cli.app import CONFIGS, use_task_options  # noqa: E402
 from training.data import Split, Splits, epoch_order  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
-from training.log import RunLog  # noqa: E402
 from training.loop import Trainer, train_epoch  # noqa: E402
 from training.optimizers import Constant, adamw  # noqa: E402
-from training.run_folder import with_facts  # noqa: E402
-from training.session import Session  # noqa: E402
+from training.run.log import RunLog  # noqa: E402
+from training.run.run_folder import with_facts  # noqa: E402
+from training.run.session import Session  # noqa: E402
+from training.run.targets import instantiate  # noqa: E402
 
 Case = Callable[[], float]  # does some work, and returns the seconds of one unit of it
 WIDE = ["experiment=tiny_shakespeare", "data=text_file", "trainer.precision=float32"]
@@ -333,16 +333,16 @@ def default_run(clock: "Clock") -> None:
     rows_of = training.evaluation.logits_of
     forward = clock.part(lambda rows: next(rows, None), "evaluation: forward pass")
     places: list[tuple[Any, str, str]] = [
-        (training.session, "train_epoch", "training"),
+        (training.run.session, "train_epoch", "training"),
         (training.evaluation, "_evaluate", "evaluation: metrics"),
         (RunLog, "scalars", "logs"),
         (RunLog, "text", "logs"),
-        (training.run, "log_start", "logs"),
+        (training.run.start, "log_start", "logs"),
         (Session, "save", "checkpoints"),
         (Session, "keep", "checkpoints"),
         (Session, "draw", "figures"),
         (Session, "report", "what the task reports"),
-        (training.run, "run", "all else: start, data, temperature, end"),
+        (training.run.start, "run", "all else: start, data, temperature, end"),
     ]
     changed = [(o, name, clock.part(getattr(o, name), label)) for o, name, label in places]
     logits_of = lambda *args, **options: iter(  # noqa: E731
@@ -352,7 +352,7 @@ def default_run(clock: "Clock") -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for owner, name, function in changed:
             stack.enter_context(patch.object(owner, name, function))
-        training.run.run(compose(), Path(folder) / "run", quiet=True)
+        training.run.start.run(compose(), Path(folder) / "run", quiet=True)
 
 
 class Clock:

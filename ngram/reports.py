@@ -9,7 +9,7 @@ from ngram.kneser_ney import KneserNey
 from ngram.sampling import sample_lines, sample_tokens
 from training.data import Split, stream_seed
 from training.evaluation import measure
-from training.report import Moment, Report
+from training.run.report import Moment, Report
 
 LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> (N, V) in float64
 ROWS = 512  # at a time

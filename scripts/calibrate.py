@@ -22,12 +22,12 @@ from rich.table import Table
 from torch import Tensor
 
 from losses import checks
+from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature
+from metrics.tracker import Metrics
 from training.errors import ConfigError, DataError, UserError
 from training.evaluation import evaluate
-from training.metrics import Metrics
 from training.recalibration import recalibrate
-from training.run_folder import TRUST, load_run
-from training.temperature import TemperatureFit, apply_temperature, fit_temperature
+from training.run.run_folder import TRUST, load_run
 
 Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # before, after
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from training.comparison import compare, find_runs
-from training.comparison_tables import print_comparison, write_files
+from training.cli.comparison import compare, find_runs
+from training.cli.comparison_tables import print_comparison, write_files
 from training.errors import UserError
-from training.resume import from_here
+from training.run.resume import from_here
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from metrics.temperature import apply_temperature
 from training.errors import ConfigError, UserError
-from training.run_folder import TRUST, FinishedRun, load_run, read_metrics
-from training.temperature import apply_temperature
+from training.run.run_folder import TRUST, FinishedRun, load_run, read_metrics
 from vision.images import read_image
 
 

@@ -9,7 +9,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from training.app import CONFIGS, main, use_task_options
+from training.cli.app import CONFIGS, main, use_task_options
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import scripts
@@ -38,7 +38,7 @@ def compose(*overrides: str, task: str = "ngram", hydra_too: bool = False) -> Di
 @pytest.fixture
 def train(tmp_path):
     """Return a function that trains with overrides and returns the run folder."""
-    from training.run import run
+    from training.run.start import run
 
     def train(*overrides: str, name: str = "run", task: str = "ngram") -> Path:
         run(compose(*overrides, task=task), tmp_path / name)

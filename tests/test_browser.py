@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, compose
 
-from training import run as training_run
+from training.run import start as training_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from scripts import compare as script
-from training.comparison import compare, find_runs, p_value
-from training.comparison_tables import cells, markdown, notes, page, write_files
+from training.cli.comparison import compare, find_runs, p_value
+from training.cli.comparison_tables import cells, markdown, notes, page, write_files
 from training.errors import DataError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # only its bytes are looked at here

@@ -21,17 +21,18 @@ from conftest import ROOT, SMALL, compose
 from torch import nn
 
 from losses import CrossEntropyLoss
-from training import distributed, evaluation, session
-from training.checkpoint import load_checkpoint, step_files
+from training import distributed, evaluation
 from training.data import Split
 from training.errors import DivergedError
 from training.evaluation import evaluate
-from training.log import NoLog
 from training.loop import Trainer, TrainerSettings, train_epoch
 from training.recalibration import recalibrate
-from training.resume import read_status
-from training.run import run
-from training.run_folder import read_metrics
+from training.run import session
+from training.run.checkpoint import load_checkpoint, step_files
+from training.run.log import NoLog
+from training.run.resume import read_status
+from training.run.run_folder import read_metrics
+from training.run.start import run
 
 # A server that has torch imported forks the processes: each is there at once.
 server = multiprocessing.get_context("forkserver")

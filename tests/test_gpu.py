@@ -7,7 +7,7 @@ from test_objective import CLASSES, FAMILY, TEACHER
 from torch.testing import assert_close
 
 from training.errors import DivergedError
-from training.run_folder import read_metrics
+from training.run.run_folder import read_metrics
 
 DEVICE = "cuda"
 pytestmark = [

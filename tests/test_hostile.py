@@ -11,12 +11,12 @@ from conftest import SMALL, compose
 from omegaconf import OmegaConf
 
 from ngram import corpus
-from training.app import slug
-from training.checkpoint import load_checkpoint
-from training.config import instantiate
+from training.cli.app import slug
 from training.errors import CheckpointError, UserError
-from training.run import run
-from training.run_folder import load_run
+from training.run.checkpoint import load_checkpoint
+from training.run.run_folder import load_run
+from training.run.start import run
+from training.run.targets import instantiate
 
 TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
 
@@ -82,12 +82,12 @@ def test_an_archive_with_odd_names_is_refused_and_unpacks_nothing(member, tmp_pa
         {"_target_": "torch.hub.load", "repo_or_dir": "mark", "model": "x"},
         {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": "a/b", "model": "x"},
         {"_target_": "torch.nn.modules.module.os.system", "command": "touch mark"},
-        {"_target_": "training.checkpoint.os.makedirs", "name": "mark"},
-        {"_target_": "training.run_folder.socket.create_server", "address": ["localhost", 0]},
+        {"_target_": "training.run.checkpoint.os.makedirs", "name": "mark"},
+        {"_target_": "training.run.run_folder.socket.create_server", "address": ["localhost", 0]},
         {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": "mark"}},
         {"_target_": "subprocess.run", "args": "touch mark", "shell": True},
-        {"_target_": "training.checkpoint.write_file", "path": "mark", "content": "x"},
-        {"_target_": "training.run_folder.claim", "folder": "mark"},
+        {"_target_": "training.run.checkpoint.write_file", "path": "mark", "content": "x"},
+        {"_target_": "training.run.run_folder.claim", "folder": "mark"},
         {"_target_": "losses.CrossEntropyLoss", "weight": {"_target_": "os.mkdir", "path": "mark"}},
         {"_target_": "losses.CrossEntropyLoss", "weight": [{"_target_": "os.mkdir", "path": "m"}]},
         {"_target_": "losses.CrossEntropyLoss", "weight": "${oc.create:{_target_: os.getcwd}}"},

@@ -9,8 +9,8 @@ import torch
 import torchmetrics.functional.classification as torchmetrics
 from torchmetrics.functional.text import perplexity
 
-from training.metrics import Metrics
-from training.rows import cached_rows
+from metrics.rows import cached_rows
+from metrics.tracker import Metrics
 
 RESAMPLED = ("ece_null", "ece_low", "ece_high")
 

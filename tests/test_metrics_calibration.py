@@ -16,9 +16,9 @@ import torch
 import torchmetrics.functional.classification as torchmetrics
 from test_metrics import measure, sample
 
-from training.calibration import Calibration
-from training.calibration_error import expected_error, smooth_error
-from training.metrics import Metrics
+from metrics.calibration import Calibration
+from metrics.calibration_error import expected_error, smooth_error
+from metrics.tracker import Metrics
 
 
 def collect(confidence, correct, **options):

@@ -9,15 +9,15 @@ import torch
 from conftest import ROOT
 from test_metrics import assert_same, measure, sample
 
-from training.calibration import Calibration
+from metrics.calibration import Calibration
 
 PROCESS = """
 import json, sys
 import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from training.calibration import Calibration
-from training.metrics import Metrics
+from metrics.calibration import Calibration
+from metrics.tracker import Metrics
 
 rank, world, folder = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from ngram.data import sonnets
 from ngram.kneser_ney import KneserNey
 from ngram.reports import KneserNeyBaseline, mixture_weight
 from training.data import Split
-from training.log import RunLog
-from training.report import Moment
-from training.run_folder import read_metrics
+from training.run.log import RunLog
+from training.run.report import Moment
+from training.run.run_folder import read_metrics
 
 
 def weight_of(p, q):

@@ -105,8 +105,8 @@ def test_bf16_blocks_round_no_more_than_autocast_does(monkeypatch):
 
 
 def test_a_tied_weight_gets_both_of_its_gradients(monkeypatch):
-    from training.config import instantiate
-    from training.run_folder import with_facts
+    from training.run.run_folder import with_facts
+    from training.run.targets import instantiate
 
     cfg = with_facts(compose("model.noise=0"), CLASSES, torch.ones(CLASSES, dtype=torch.int64))
     model = instantiate(cfg.model).eval()  # no dropout

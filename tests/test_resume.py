@@ -18,14 +18,15 @@ from conftest import SMALL, compose
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from training import checkpoint, optimizers, session
-from training.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files
+from training import optimizers
 from training.errors import CheckpointError, ConfigError, DivergedError
-from training.log import RunLog
-from training.resume import read_overrides, read_status
-from training.run import run
-from training.run_folder import load_run, locked
-from training.signals import Interrupted
+from training.run import checkpoint, session
+from training.run.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files
+from training.run.log import RunLog
+from training.run.resume import read_overrides, read_status
+from training.run.run_folder import load_run, locked
+from training.run.signals import Interrupted
+from training.run.start import run
 
 RUN = [
     *SMALL,
@@ -219,7 +220,7 @@ def test_a_signal_before_training_says_that_nothing_was_lost(wrapped, command_li
                 raise TypeError from None
             raise
 
-    monkeypatch.setattr("training.app.check_settings", stopped)
+    monkeypatch.setattr("training.cli.app.check_settings", stopped)
 
     code, out, err = command_line()
 
@@ -376,8 +377,8 @@ def test_data_with_another_content_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
-    program = "from training.run_folder import locked; from pathlib import Path; import os, time\n"
-    program += (
+    program = (
+        "from training.run.run_folder import locked; from pathlib import Path; import time\n"
         f"with locked(Path({str(tmp_path / 'run')!r})): print('in', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

@@ -6,12 +6,13 @@ import pytest
 from conftest import compose
 from hydra.core.hydra_config import HydraConfig
 
-from training import session, sweep
-from training.comparison import find_runs
-from training.resume import read_status
-from training.run_folder import locked, write_status
-from training.signals import Interrupted
-from training.sweep import with_folder
+from training.cli import sweep
+from training.cli.comparison import find_runs
+from training.cli.sweep import with_folder
+from training.run import session
+from training.run.resume import read_status
+from training.run.run_folder import locked, write_status
+from training.run.signals import Interrupted
 
 LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
 LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "loss").glob("*.yaml"))

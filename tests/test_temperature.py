@@ -12,11 +12,11 @@ from test_metrics import sample
 from torch.nn import functional as F
 
 from losses import CrossEntropyLoss
+from metrics.temperature import apply_temperature, fit_temperature, fit_temperature_in_chunks
 from scripts import calibrate
 from training.data import Split
 from training.evaluation import evaluate
 from training.recalibration import recalibrate
-from training.temperature import apply_temperature, fit_temperature, fit_temperature_in_chunks
 
 
 def nll(scores, targets, temperature):

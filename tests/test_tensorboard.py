@@ -13,12 +13,12 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from training import run as training_run
-from training.checkpoint import load_checkpoint
 from training.errors import DivergedError
-from training.run_folder import read_metrics
-from training.session import Session
-from training.signals import Interrupted
+from training.run import start as training_run
+from training.run.checkpoint import load_checkpoint
+from training.run.run_folder import read_metrics
+from training.run.session import Session
+from training.run.signals import Interrupted
 
 
 def read(folder):

@@ -18,7 +18,7 @@ from training.errors import DivergedError
 from training.evaluation import evaluate
 from training.loop import Guard, Trainer, TrainerSettings, clip_gradient, train_epoch
 from training.optimizers import Constant, WarmupCosine, adamw, sgd
-from training.run_folder import load_run, read_metrics
+from training.run.run_folder import load_run, read_metrics
 
 
 class NoLog:
@@ -94,8 +94,8 @@ def tutorial_losses(words, vocabulary, weights, epochs):
 @pytest.mark.parametrize(("experiment", "tolerance"), [("sonnet2", 1e-4), ("sonnet2_fast", None)])
 def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
     from ngram.corpus import read_sonnets
-    from training.config import instantiate
-    from training.run_folder import with_facts
+    from training.run.run_folder import with_facts
+    from training.run.targets import instantiate
 
     cfg = compose(f"experiment={experiment}")
     splits = instantiate(cfg.data)
@@ -358,8 +358,8 @@ def test_perplexity_is_exp_of_the_total_nll(train):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "nll", "label_smoothing", "weighted", "mse"])
 def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
-    from training.config import instantiate
-    from training.run_folder import with_facts
+    from training.run.run_folder import with_facts
+    from training.run.targets import instantiate
 
     generator = torch.Generator().manual_seed(0)
     split = Split(

@@ -18,14 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from training import run as training_run
-from training.config import instantiate
 from training.data import Split, stream_seed
 from training.errors import ConfigError, DataError
 from training.evaluation import evaluate
 from training.loop import Trainer, train_epoch
 from training.recalibration import recalibrate
-from training.run_folder import load_run, read_metrics, with_facts
+from training.run import start as training_run
+from training.run.run_folder import load_run, read_metrics, with_facts
+from training.run.targets import instantiate
 from vision.augment import Augment, uniforms
 from vision.data import image_splits, stratified
 from vision.images import (
@@ -623,7 +623,7 @@ def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
 
 
 def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatch):
-    from training.report import Moment
+    from training.run.report import Moment
     from vision import reports
 
     shown = {}

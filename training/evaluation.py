@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses import ClassificationLoss
-from training.calibration import Calibration
-from training.calibration_error import Bins, expected_error
+from metrics.calibration import Calibration
+from metrics.calibration_error import Bins, expected_error
+from metrics.tracker import Metrics
 from training.data import Split
 from training.distributed import from_all, rank, together, world_size
 from training.errors import DivergedError
-from training.metrics import Metrics
 
 FEATURE_ROWS = 1024
 CHUNK_LOGITS = 2**19  # of one product with the head: with fewer rows it would be slower

@@ -14,8 +14,8 @@ from losses import ClassificationLoss
 from training.data import Split, epoch_order
 from training.distributed import Together, agreed, own_share
 from training.errors import DivergedError
-from training.log import RunLog
 from training.objective import Objective
+from training.run.log import RunLog
 
 Schedule = Callable[[int, int], float]
 OnStep = Callable[[int, float, float], None]

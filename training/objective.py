@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
-from training.rows import cached_rows
+from metrics.rows import cached_rows
 
 WIDE = 2**21  # logits a batch, from which a few rows at a time are faster: caches hold less
 BLOCK_ROWS = 256  # rows of a matrix product; with fewer, reading and writing the weights shows

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
+from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
+from metrics.tracker import Metrics
 from training.data import Split
 from training.distributed import from_main, together
 from training.evaluation import Evaluation, logits_of
-from training.metrics import Metrics
-from training.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
 
 MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed again in each pass
 

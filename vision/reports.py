@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.recalibration import log_probs_of
-from training.report import Moment, Report
+from training.run.report import Moment, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

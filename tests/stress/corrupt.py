@@ -1,6 +1,6 @@
 """Whether a damaged checkpoint is ever believed: random flips, truncations and zeroed pages.
 
-    python benchmarks/corrupt.py [--count 10000] [--seed 0]
+    python tests/stress/corrupt.py [--count 10000] [--seed 0]
 
 Each trial damages a copy of a checkpoint of this project's own kind. It must be refused with the
 one kind of error there is, or give back exactly what was saved (the damage hit padding). Also
@@ -18,12 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, which has a metrics.py
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch  # noqa: E402
 
-from training.checkpoint import _check_archive, load_checkpoint, save_checkpoint  # noqa: E402
 from training.errors import CheckpointError  # noqa: E402
+from training.run.checkpoint import _check_archive, load_checkpoint, save_checkpoint  # noqa: E402
 
 
 def example(rows: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.calibration import Calibration
-from training.calibration_error import Bins
-from training.classwise_ece import ClasswiseCalibration
-from training.rows import as_rows, cached_rows, plainly_scorable, rank_of_targets, tolerance
+from metrics.calibration import Calibration
+from metrics.calibration_error import Bins
+from metrics.classwise_ece import ClasswiseCalibration
+from metrics.rows import as_rows, cached_rows, plainly_scorable, rank_of_targets, tolerance
 
 
 class Metrics:

@@ -8,9 +8,9 @@ from rich.table import Table
 from torch import nn
 
 from losses import ClassificationLoss
-from training.comparison import COLUMNS
 from training.data import Splits
-from training.log import RunLog
+from training.run.figures import COLUMNS
+from training.run.log import RunLog
 
 
 @dataclass(frozen=True)

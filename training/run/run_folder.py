@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
-from training.checkpoint import BEST_SCHEMA, load_checkpoint, load_weights, write_file
-from training.config import instantiate
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
-from training.identity import IDENTITY, digest
-from training.resume import CONFIG, OVERRIDES, STATUS, command
+from training.run.checkpoint import BEST_SCHEMA, load_checkpoint, load_weights, write_file
+from training.run.identity import IDENTITY, digest
+from training.run.resume import CONFIG, OVERRIDES, STATUS, command
+from training.run.targets import instantiate
 
 BEST = "checkpoints/best.pt"
 TRUST = "a package of your own that the run's settings may name"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.calibration_error import Bins, FloatArray
-from training.resampling import null_correct
+from metrics.calibration_error import Bins, FloatArray
+from metrics.resampling import null_correct
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """Whether a wrong setting is always one line: random overrides, everything built, nothing trained.
 
-    python benchmarks/fuzz_config.py [--task ngram] [--count 1000] [--seed 0]
+    python tests/stress/fuzz_config.py [--task ngram] [--count 1000] [--seed 0]
 
 Each trial gives one to three settings random values (out of range, of another type, misspelt,
 unresolvable, absurd) and goes as far as the first step would be. It must end with exit code 0, or
@@ -20,15 +20,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, which has a metrics.py
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import hydra  # noqa: E402
 import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
-import training.run  # noqa: E402
-from training.app import CONFIGS, main, use_task_options  # noqa: E402
-from training.config import leaves  # noqa: E402
+import training.run.start  # noqa: E402
+from training.cli.app import CONFIGS, main, use_task_options  # noqa: E402
+from training.run.targets import leaves  # noqa: E402
 
 NUMBERS = ["-1", "0", "1", "2", "0.5", "-0.5", "1.5", "1e-300", "1e300", "1e38", "99999999999", "7"]
 NUMBERS += ["-9223372036854775809", "99999999999999999999999", "nan", "inf", "-inf", "1e3", "0x10"]
@@ -103,8 +103,8 @@ def main_of_benchmark() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     torch.set_num_threads(1)
-    training.run.train = lambda *_: 0.0  # type: ignore[assignment]
-    training.run.set_threads = lambda *_: None  # type: ignore[assignment]
+    training.run.start.train = lambda *_: 0.0  # type: ignore[assignment]
+    training.run.start.set_threads = lambda *_: None  # type: ignore[assignment]
     use_task_options(arguments.task)
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         defaults = dict(leaves(hydra.compose(arguments.task)))

@@ -15,27 +15,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from training.errors import DataError
-from training.identity import IDENTITY
-from training.resume import read_status
+from training.run.figures import COLUMNS
+from training.run.identity import IDENTITY
+from training.run.resume import read_status
 
 Figures = dict[str, float]
-# name: (heading, format, whether more is better; None: neither is)
-COLUMNS: dict[str, tuple[str, str, bool | None]] = {
-    "nll": ("nll", "{:.4f}", False),
-    "perplexity": ("perplexity", "{:.2f}", False),
-    "accuracy": ("accuracy", "{:.2%}", True),
-    "error": ("error", "{:.2%}", False),
-    "brier": ("Brier", "{:.4f}", False),
-    "ece": ("ECE", "{:.4f}", False),
-    "ece_softmax": ("ECE softmax", "{:.4f}", None),
-    "ece_own": ("ECE own link", "{:.4f}", None),
-    "ece_temperature": ("ECE at T", "{:.4f}", False),
-    "nll_temperature": ("nll at T", "{:.4f}", False),
-    "temperature": ("T", "{:.3f}", None),
-    "val_nll": ("val nll", "{:.4f}", False),
-    "seconds": ("seconds", "{:.1f}", None),
-    "memory_mib": ("MiB", "{:.0f}", None),
-}
 AFTER = ("ece_temperature", "nll_temperature", "seconds")
 KEYS = (
     "task",

@@ -16,13 +16,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from training.comparison import Run, compare, read_run
-from training.comparison_tables import print_comparison, write_files
-from training.config import CONFIGS, leaves
+from training.cli.comparison import Run, compare, read_run
+from training.cli.comparison_tables import print_comparison, write_files
+from training.cli.settings import CONFIGS
 from training.errors import CheckpointError, DataError, UserError
-from training.identity import IDENTITY, digest
-from training.resume import CONFIG, STATUS, from_here, read_status
-from training.signals import interruption
+from training.run.identity import IDENTITY, digest
+from training.run.resume import CONFIG, STATUS, from_here, read_status
+from training.run.signals import interruption
+from training.run.targets import leaves
 
 # what a sweep varies, and what changes no figure
 OUTSIDE = (
@@ -101,7 +102,7 @@ def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
 
 def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
     # torch, which a wrong setting need not have met
-    from training.run_folder import locked, write_status
+    from training.run.run_folder import locked, write_status
 
     print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
     status = "diverged" if exit_code == 3 else "failed"

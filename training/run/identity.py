@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.config import leaves
+from training.run.targets import leaves
 
 IDENTITY = "run.json"
 # what changes no figure, what is said apart, and what the loss choice makes different anyway

@@ -1,6 +1,6 @@
 """Whether a run survives: kill -9 at random moments, and a stop at each file operation of a save.
 
-    python benchmarks/kill.py [--task ngram] [--kills 200] [OVERRIDE ...]
+    python tests/stress/kill.py [--task ngram] [--kills 200] [OVERRIDE ...]
 
 A run that is never stopped is the reference. Then runs are started, killed, resumed, killed again,
 several times within an epoch, until `--kills` processes have died; each run is resumed to its end
@@ -28,18 +28,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, which has a metrics.py
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: E402
 from tensorboard.compat.proto.event_pb2 import Event  # noqa: E402
 
-from training import checkpoint  # noqa: E402
-from training.app import main  # noqa: E402
-from training.checkpoint import load_checkpoint, step_files  # noqa: E402
-from training.resume import read_status  # noqa: E402
-from training.session import Session  # noqa: E402
+from training.cli.app import main  # noqa: E402
+from training.run import checkpoint  # noqa: E402
+from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
+from training.run.resume import read_status  # noqa: E402
+from training.run.session import Session  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
 TASKS = {

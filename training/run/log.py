@@ -19,8 +19,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from training.checkpoint import unwritable, write_file
 from training.errors import CheckpointError
+from training.run.checkpoint import unwritable, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

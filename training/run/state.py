@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from training.checkpoint import load_weights
 from training.data import stream_seed
 from training.distributed import from_all, rank, world_size
 from training.errors import CheckpointError
 from training.loop import RunningLoss, Trainer
+from training.run.checkpoint import load_weights
 
 
 def trainer_state(trainer: Trainer) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.checkpoint import (
+from metrics.reliability import draw_reliability, reliability_data
+from training.data import Splits
+from training.distributed import agreed, from_main, is_main
+from training.errors import CheckpointError, ConfigError, DivergedError
+from training.evaluation import Evaluation, evaluate
+from training.loop import OnStep, Trainer, train_epoch
+from training.recalibration import Recalibration, recalibrate
+from training.run.checkpoint import (
     KEPT,
     first_bad,
     load_checkpoint,
@@ -21,19 +28,12 @@ from training.checkpoint import (
     step_path,
     use_newest,
 )
-from training.cost import Cost
-from training.data import Splits
-from training.distributed import agreed, from_main, is_main
-from training.errors import CheckpointError, ConfigError, DivergedError
-from training.evaluation import Evaluation, evaluate
-from training.loop import OnStep, Trainer, train_epoch
-from training.recalibration import Recalibration, recalibrate
-from training.reliability import draw_reliability, reliability_data
-from training.report import Moment, Report, Reporter, print_table
-from training.resume import from_here
-from training.run_folder import BEST, best_state, write_status
-from training.signals import Interrupted
-from training.state import restore_trainer, trainer_state
+from training.run.cost import Cost
+from training.run.report import Moment, Report, Reporter, print_table
+from training.run.resume import from_here
+from training.run.run_folder import BEST, best_state, write_status
+from training.run.signals import Interrupted
+from training.run.state import restore_trainer, trainer_state
 
 
 @dataclass

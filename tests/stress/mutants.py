@@ -1,6 +1,6 @@
 """Whether the tests would notice: faults put in on purpose, one at a time, each to be caught.
 
-    python benchmarks/mutants.py [--only WORD]
+    python tests/stress/mutants.py [--only WORD]
 
 Each mutant is one textual edit of a copy of the repository, with the tests that must fail then. A
 mutant that they let live is printed, and the exit code is 1.
@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from training.comparison import COLUMNS, SIGNIFICANCE, Comparison, Row, Run
+from training.cli.comparison import SIGNIFICANCE, Comparison, Row, Run
+from training.run.figures import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

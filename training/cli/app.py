@@ -19,12 +19,13 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from training import sweep
-from training.config import CONFIGS, check_settings, explain, leaves
+from training.cli import sweep
+from training.cli.settings import CONFIGS, check_settings, explain
 from training.errors import ConfigError, DataError, UserError
-from training.identity import digest
-from training.resume import continued
-from training.signals import Interrupted, handling, interruption, stop_now
+from training.run.identity import digest
+from training.run.resume import continued
+from training.run.signals import Interrupted, handling, interruption, stop_now
+from training.run.targets import leaves
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ def _run(cfg: DictConfig, folder: Path, quiet: bool) -> float:
             )
         # torch: only once the settings are known to compose
         from training.distributed import peers
-        from training.run import run
+        from training.run.start import run
 
         overrides = [o for o in given if not o.startswith("resume=")]
         with peers():

@@ -11,22 +11,22 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from losses import ClassificationLoss
-from training.comparison import COLUMNS
-from training.config import find_target, instantiate
-from training.cost import Cost
 from training.data import Splits, stream_seed
 from training.distributed import from_main, is_main, local_rank, peers, rank
 from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.evaluation import logits_of
-from training.hparams import log_end, log_start
-from training.identity import identity
-from training.log import NoLog, RunLog
 from training.loop import Trainer, TrainerSettings
-from training.report import Reporter
-from training.resume import check_changes, command, read_status
-from training.run_folder import claim, locked, set_aside, with_facts, write_settings
-from training.session import Session, finish, fit
-from training.signals import Interrupted, handling
+from training.run.cost import Cost
+from training.run.figures import COLUMNS
+from training.run.hparams import log_end, log_start
+from training.run.identity import identity
+from training.run.log import NoLog, RunLog
+from training.run.report import Reporter
+from training.run.resume import check_changes, command, read_status
+from training.run.run_folder import claim, locked, set_aside, with_facts, write_settings
+from training.run.session import Session, finish, fit
+from training.run.signals import Interrupted, handling
+from training.run.targets import find_target, instantiate
 
 
 def run(

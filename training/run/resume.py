@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from training.config import leaves
 from training.errors import CheckpointError, ConfigError
+from training.run.targets import leaves
 
 CONFIG, OVERRIDES, STATUS = "config.yaml", "overrides.yaml", "status.json"
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.rows import as_rows, cached_rows
+from metrics.rows import as_rows, cached_rows
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 

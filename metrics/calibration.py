@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.calibration_error import (
+from metrics.calibration_error import (
     Bins,
     adaptive_error,
     expected_error,
@@ -22,8 +22,8 @@ from training.calibration_error import (
     root_mean_square_error,
     smooth_error,
 )
-from training.resampling import bootstrap_interval, null_error
-from training.rows import as_rows, rank_of_targets
+from metrics.resampling import bootstrap_interval, null_error
+from metrics.rows import as_rows, rank_of_targets
 
 LEAST_CELLS = 2**13
 PARTS = 4  # of a bin, that resampling tells apart

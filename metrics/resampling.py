@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from training.calibration_error import Bins, IntArray, expected_error
+from metrics.calibration_error import Bins, IntArray, expected_error
 
 NUM_DRAWS = 500
 

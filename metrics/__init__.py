@@ -1,0 +1,1 @@
+"""What probabilities are worth: scores, calibration, temperature, reliability diagrams."""

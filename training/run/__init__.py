@@ -1,0 +1,1 @@
+"""One run on disk: build, fit, log, checkpoint, resume, report."""

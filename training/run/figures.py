@@ -1,0 +1,19 @@
+"""The figures of a run that tables show: their headings, formats, and which way is better."""
+
+# name: (heading, format, whether more is better; None: neither is)
+COLUMNS: dict[str, tuple[str, str, bool | None]] = {
+    "nll": ("nll", "{:.4f}", False),
+    "perplexity": ("perplexity", "{:.2f}", False),
+    "accuracy": ("accuracy", "{:.2%}", True),
+    "error": ("error", "{:.2%}", False),
+    "brier": ("Brier", "{:.4f}", False),
+    "ece": ("ECE", "{:.4f}", False),
+    "ece_softmax": ("ECE softmax", "{:.4f}", None),
+    "ece_own": ("ECE own link", "{:.4f}", None),
+    "ece_temperature": ("ECE at T", "{:.4f}", False),
+    "nll_temperature": ("nll at T", "{:.4f}", False),
+    "temperature": ("T", "{:.3f}", None),
+    "val_nll": ("val nll", "{:.4f}", False),
+    "seconds": ("seconds", "{:.1f}", None),
+    "memory_mib": ("MiB", "{:.0f}", None),
+}
