@@ -9,7 +9,7 @@ from ngram.kneser_ney import KneserNey
 from ngram.sampling import sample_lines, sample_tokens
 from training.data import Split, stream_seed
 from training.evaluation import measure
-from training.run.report import Moment, Report
+from training.run.report import Report, ReportContext
 
 LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> (N, V) in float64
 ROWS = 512  # at a time
@@ -35,23 +35,23 @@ class Verse:
         self.level = level
         self.nearest_first = nearest_first
 
-    def __call__(self, moment: Moment) -> Report:
+    def __call__(self, context: ReportContext) -> Report:
         """Continue the training block."""
         if not self.lines:
             return Report()
-        words = moment.splits.class_names
-        context = _text_order(moment.splits.train.inputs, self.nearest_first)[-1].tolist()
+        words = context.splits.class_names
+        last_tokens = _text_order(context.splits.train.inputs, self.nearest_first)[-1].tolist()
         tokens = sample_tokens(
-            moment.model,
-            moment.loss_fn,
+            context.model,
+            context.loss_fn,
             words,
-            context,
+            last_tokens,
             temperature=self.temperature,
-            seed=stream_seed(moment.seed, "verse"),
+            seed=stream_seed(context.seed, "verse"),
             nearest_first=self.nearest_first,
         )
         text = "\n".join(sample_lines(tokens, words, self.lines, self.level))
-        moment.log.text("verse", text, moment.step)
+        context.log.text("verse", text, context.step)
         return Report(text=text)
 
 
@@ -74,10 +74,10 @@ class KneserNeyBaseline:
         self.nearest_first = nearest_first
 
     @torch.no_grad()
-    def __call__(self, moment: Moment) -> Report:
+    def __call__(self, context: ReportContext) -> Report:
         """Fit every order on the training block; measure the best, alone and in the mixture."""
-        splits, num_classes, max_rows = moment.splits, moment.splits.num_classes, moment.max_rows
-        if not (moment.final and self.max_order and len(splits.val) and len(splits.test)):
+        splits, num_classes, max_rows = context.splits, context.splits.num_classes, context.max_rows
+        if not (context.final and self.max_order and len(splits.val) and len(splits.test)):
             return Report()
         train, val, calibration, test = (
             Split(_text_order(s.inputs, self.nearest_first).cpu(), s.targets.cpu())
@@ -94,11 +94,11 @@ class KneserNeyBaseline:
         logged["kneser_ney_order"] = order
         rows = {f"test, Kneser-Ney {order}": result}
         if len(calibration):
-            moment.model.eval()
+            context.model.eval()
 
             def network(contexts: Tensor) -> Tensor:
                 inputs = _text_order(contexts, self.nearest_first).to(splits.test.targets.device)
-                return moment.loss_fn.log_probs(moment.model(inputs)).cpu().double()
+                return context.loss_fn.log_probs(context.model(inputs)).cpu().double()
 
             weight = mixture_weight(
                 network, counted, calibration.first(max_rows or len(calibration))
@@ -107,7 +107,7 @@ class KneserNeyBaseline:
             rows[f"test, mixed with Kneser-Ney {order} (w = {weight:.2f})"] = result
             logged |= {f"mixture_{name}": value for name, value in result.items()}
             logged["mixture_weight"] = weight
-        moment.log.scalars("test", logged, moment.step)
+        context.log.scalars("test", logged, context.step)
         return Report(rows=rows)
 
 
@@ -123,19 +123,19 @@ class WordEmbedding:
             raise ValueError(f"words must be from 0 to 100000, got {words}")
         self.words = words
 
-    def __call__(self, moment: Moment) -> Report:
+    def __call__(self, context: ReportContext) -> Report:
         """Take the model's `embedding`, if it has one."""
-        embedding = getattr(moment.model, "embedding", None)
-        if moment.final and self.words and embedding is not None:
-            counts = moment.splits.class_counts
+        embedding = getattr(context.model, "embedding", None)
+        if context.final and self.words and embedding is not None:
+            counts = context.splits.class_counts
             ids = counts.argsort(descending=True, stable=True)[: self.words]
-            names = [moment.splits.class_names[i] for i in ids.tolist()]
+            names = [context.splits.class_names[i] for i in ids.tolist()]
             columns = {  # a space or a line end would not be seen
                 "word": [n if n.isprintable() and n.strip() else ascii(n) for n in names],
                 "count": [str(n) for n in counts[ids].tolist()],
             }
             vectors = embedding.weight.detach().cpu()[ids]
-            moment.log.embedding("words", vectors, columns, moment.step)
+            context.log.embedding("words", vectors, columns, context.step)
         return Report()
 
 

@@ -25,9 +25,8 @@ from losses import checks
 from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature
 from metrics.tracker import Metrics
 from training.errors import ConfigError, DataError, UserError
-from training.evaluation import evaluate
-from training.recalibration import recalibrate
-from training.run.run_folder import TRUST, load_run
+from training.evaluation import evaluate, recalibrate
+from training.run.finished import TRUST, load_run
 
 Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # before, after
 

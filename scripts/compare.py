@@ -18,7 +18,7 @@ from rich.console import Console
 from training.cli.comparison import compare, find_runs
 from training.cli.comparison_tables import print_comparison, write_files
 from training.errors import UserError
-from training.run.resume import from_here
+from training.run.status import from_here
 
 
 def main() -> None:

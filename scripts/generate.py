@@ -10,7 +10,7 @@ from dataclasses import fields
 from ngram.sampling import sample_tokens
 from ngram.tokens import NEWLINE, UNK, Tokenizer, join_tokens, tokenizer_for
 from training.errors import ConfigError, UserError
-from training.run.run_folder import TRUST, FinishedRun, load_run
+from training.run.finished import TRUST, FinishedRun, load_run
 
 
 def main() -> None:

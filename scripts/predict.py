@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metrics.temperature import apply_temperature
 from training.errors import ConfigError, UserError
-from training.run.run_folder import TRUST, FinishedRun, load_run, read_metrics
+from training.run.finished import TRUST, FinishedRun, load_run, read_metrics
 from vision.images import read_image
 
 

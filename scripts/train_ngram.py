@@ -7,6 +7,6 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
-    from training.cli.app import main
+    from training.cli.main import main
 
     main("ngram")

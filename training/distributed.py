@@ -11,31 +11,29 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=10)  # with a process that does not answer; rank 0 reports alone
-_stores: list[Store] = []
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Join the processes of torchrun while the block runs; only the first has a screen."""
+def joined() -> Iterator[Store]:
+    """Join the processes of torchrun while the block runs; only the first has a screen.
+
+    The store that they share is what `first_to_fail` asks.
+    """
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     store, number, size = next(rendezvous("env://", timeout=PATIENCE))
-    _stores[:] = [store]
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=PrefixStore("run", store),
@@ -45,7 +43,7 @@ def joined() -> Iterator[None]:
     )
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if is_main() else nowhere):
         try:
-            yield
+            yield store
         except SystemExit as stop:  # the others may never come, and torch may abort as Python ends
             sys.stdout.flush()
             sys.stderr.flush()
@@ -92,8 +90,8 @@ def from_all(value: T) -> list[T]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Raise in every process what the block refuses in one: the others would wait for it."""
+def same_refusal() -> Iterator[None]:
+    """Raise the ValueError of one process in every process: the others would wait for it."""
     refusal: ValueError | None = None
     try:
         yield
@@ -104,7 +102,7 @@ def together() -> Iterator[None]:
             raise each
 
 
-def agreed(signals: list[int]) -> int:
+def agreed_signal(signals: list[int]) -> int:
     """Return a signal that came to some process, the same in all of them; 0: none came."""
     mine = signals[0] if signals else 0
     if not dist.is_initialized():
@@ -120,17 +118,17 @@ def own_share(start: int, end: int) -> tuple[int, int]:
     return start + (end - start) * number // size, start + (end - start) * (number + 1) // size
 
 
-def first_to_fail() -> bool:
-    """Say whether no other process failed before this one; if so, that one told why."""
+def first_to_fail(store: Store) -> bool:
+    """Say whether no other process failed before this one: the first one prints the reason."""
     try:
-        return not _stores or _stores[0].add("failed", 1) == 1
+        return store.add("failed", 1) == 1
     except RuntimeError:  # whoever held the store has gone
         return False
 
 
 @contextmanager
-def peers() -> Iterator[None]:
-    """Say in one line that a process was lost, whichever collective noticed it."""
+def lost_process_named() -> Iterator[None]:
+    """Say in one line that a process was lost, whichever exchange between processes noticed it."""
     try:
         yield
     except RuntimeError as error:
@@ -140,74 +138,3 @@ def peers() -> Iterator[None]:
             "another process of the run ended or does not answer; resume=FOLDER goes on from the"
             " last checkpoint"
         ) from error
-
-
-class Together(nn.Module):
-    """An objective whose sums are those of all processes, and so are its gradients.
-
-    `DistributedDataParallel` averages gradients over W processes. The loss is total / normaliser of
-    the whole batch, of which each process knows the slope of its own part; averaging would keep
-    1 / W of it, so it is handed back W times. Batch normalisation sees the whole batch as well.
-    """
-
-    def __init__(self, objective: nn.Module) -> None:
-        super().__init__()
-        usual = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-        for module in objective.modules():
-            if isinstance(module, usual) and module.affine and module.track_running_stats:
-                module.forward = partial(_batch_norm, module)  # type: ignore[method-assign]
-        self.averaged = DistributedDataParallel(objective)
-        # after the first time; as an argument it has a new name since torch 2.12 or so
-        self.averaged.broadcast_buffers = False
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (total, normaliser) of the whole batch, in float64."""
-        mine = torch.stack(self.averaged(inputs, targets)).double()
-        total, normaliser = _Sum.apply(mine, True)
-        return total, normaliser
-
-
-def _batch_norm(norm: Any, x: Tensor) -> Tensor:
-    """Normalise x (N, C, ...) by the mean and variance of all processes' x.
-
-    Sums of squares are taken about a process's own mean, then moved in float64. N may be 0.
-    """
-    if not norm.training:
-        return type(norm).forward(norm, x)
-    norm._check_input_dim(x)
-    axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
-    n = x.numel() // x.shape[1]
-    mean = x.to(norm.weight.dtype).sum(axes) / max(n, 1)
-    squares = (x - mean.view(shape)).square().sum(axes).double() + n * mean.double().square()
-    mine = torch.stack([torch.full_like(squares, n), n * mean.double(), squares])  # (3, C)
-    count, first, second = _Sum.apply(mine, False)
-    if n < 2 and count[0] < 2:  # as torch refuses it
-        raise ValueError(f"Expected more than 1 value per channel, got size {tuple(x.shape)}")
-    mean, variance = first / count, second / count - (first / count).square()
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        share = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean), share)
-        unbiased = variance * count / (count - 1)
-        norm.running_var.lerp_(unbiased.to(norm.running_var), share)
-    scale = norm.weight * (variance + norm.eps).rsqrt().to(norm.weight.dtype)
-    shift = norm.bias - mean.to(norm.weight.dtype) * scale
-    return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over processes; `alike`: all of them go on alike, with the same slope."""
-
-    @staticmethod
-    def forward(ctx: Any, mine: Tensor, alike: bool) -> Tensor:
-        ctx.alike, whole = alike, mine.clone()
-        dist.all_reduce(whole)
-        return whole
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        if ctx.alike:
-            return slope * dist.get_world_size(), None
-        whole = slope.contiguous().clone()
-        dist.all_reduce(whole)
-        return whole, None

@@ -1,25 +1,25 @@
-"""One yardstick for every loss: metrics of the probabilities that it believes in."""
+"""Evaluation: measure a model by the probabilities that its loss implies, whatever the loss."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from losses import ClassificationLoss
 from metrics.calibration import Calibration
 from metrics.calibration_error import Bins, expected_error
+from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
 from metrics.tracker import Metrics
 from training.data import Split
-from training.distributed import from_all, rank, together, world_size
+from training.distributed import from_all, from_main, rank, same_refusal, world_size
 from training.errors import DivergedError
 
 FEATURE_ROWS = 1024
 CHUNK_LOGITS = 2**19  # of one product with the head: with fewer rows it would be slower
 PART_LOGITS = 2**18  # handed on at a time: what is done to them stays in cache, and in the heap
+MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed again in each pass
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ def evaluate(
     num_classes: int,
     max_rows: int | None = None,
 ) -> Evaluation:
-    """Measure the model on a split, by the probabilities of the loss's link.
+    """Evaluate a model on a split, using the probabilities that its loss implies.
 
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
-    reported one. A model whose outputs are not finite is never scored. Of several processes each
-    measures a share of the rows, and all get the figures of the whole split.
+    reported one of the two. Of several processes each measures a share of the rows, and all get the
+    figures of the whole split.
+
+    Raises:
+        DivergedError: an output of the model is not finite.
     """
     refusal: ValueError | None = None
     try:
@@ -50,7 +53,7 @@ def evaluate(
             return evaluation
     except ValueError as error:
         refusal = error
-    # a link may make probabilities of what is not finite; the loss does not
+    # a link may make probabilities of logits that are not finite, so they are looked at themselves
     chunks = logits_of(model, split, num_classes, max_rows, shared=True)
     if not all(from_all(all(logits.detach().isfinite().all() for logits, _, _ in chunks))):
         raise DivergedError("the model's logits are not finite, it is not scored") from refusal
@@ -69,27 +72,26 @@ def _evaluate(
 ) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
-    written = type(loss_fn).log_probs is not ClassificationLoss.log_probs  # a user's own link
-    reports_own = written or loss_fn.link == "own"
-    other_link = partial(F.log_softmax, dim=1) if reports_own else loss_fn.own_log_probs
-    other = Calibration(device=device)
-    first = True
-    with together():
+    other = Calibration(device=device)  # of the link that is not reported, where there are two
+    checked = False
+    with same_refusal():
         for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
-            if first:
+            if not checked:
                 loss_fn.check(logits, targets)
-                first = False
-            log_probs = loss_fn.log_probs(logits)
+                checked = True
             loss_sums = loss_fn.sums(logits, targets, inputs)
-            metrics.update(log_probs, targets, loss_sums=loss_sums)
+            metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
             if loss_fn.link_differs:
-                other.update_rows(other_link(logits), targets, ignore_index=loss_fn.ignore_index)
+                own = loss_fn.link == "softmax"
+                log_probs = loss_fn.own_log_probs(logits) if own else logits.log_softmax(1)
+                other.update_rows(log_probs, targets, ignore_index=loss_fn.ignore_index)
     metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
         other.all_reduce()
-        both = [figures["ece"], expected_error(other.bins())]
-        figures |= zip(("ece_own", "ece_softmax")[:: 1 if reports_own else -1], both, strict=True)
+        ece_other = expected_error(other.bins())
+        reported, unreported = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
+        figures |= {f"ece_{reported}": figures["ece"], f"ece_{unreported}": ece_other}
     return Evaluation(figures, metrics.bins())
 
 
@@ -103,9 +105,9 @@ def logits_of(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (logits, inputs, targets) of a few rows at a time, never those of a whole split.
 
-    The model's `features` are computed in larger batches than its `head`, whose rows may be wide.
-    `shared` leaves to each process of a run its turns among the same batches: a row's logits do not
-    depend on who computes them.
+    Where the model has `features` and `head`, features are computed in larger batches than logits,
+    whose rows may be wide. `shared` leaves to each process of a run its turns among the same
+    batches: a row's logits do not depend on who computes them.
     """
     model.eval()
     rows, part = (max(1, n // num_classes) for n in (CHUNK_LOGITS, PART_LOGITS))
@@ -114,10 +116,32 @@ def logits_of(
     for start in range(turn * FEATURE_ROWS, total, turns * FEATURE_ROWS):
         batch = slice(start, min(total, start + FEATURE_ROWS))
         inputs, targets = split.inputs[batch], split.targets[batch]
+        if not hasattr(model, "features"):
+            yield from _pieces(part, model(inputs), inputs, targets)
+            continue
         features = model.features(inputs)  # type: ignore[operator]
-        for some, *given in zip(*(x.split(rows) for x in (features, inputs, targets)), strict=True):
+        for some, some_inputs, some_targets in _pieces(rows, features, inputs, targets):
             logits = model.head(some)  # type: ignore[operator]
-            yield from zip(*(x.split(part) for x in (logits, *given)), strict=True)
+            yield from _pieces(part, logits, some_inputs, some_targets)
+
+
+def _pieces(rows: int, a: Tensor, b: Tensor, c: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    return zip(a.split(rows), b.split(rows), c.split(rows), strict=True)
+
+
+@torch.no_grad()
+def log_probs_of(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    split: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+    *,
+    shared: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (log_probs, targets) of a few rows at a time, by the link that the loss reports."""
+    for logits, _, targets in logits_of(model, split, num_classes, max_rows, shared=shared):
+        yield loss_fn.log_probs(logits), targets
 
 
 def measure(
@@ -134,3 +158,48 @@ def measure(
         batch = slice(start, min(total, start + rows))
         metrics.update(log_probs_of(split.inputs[batch].cpu()), split.targets[batch].cpu())
     return metrics.compute()
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """A temperature, and the test split measured with it."""
+
+    fit: TemperatureFit
+    test: Evaluation
+
+    def scalars(self) -> dict[str, float]:
+        """Return T and the test metrics, named `*_temperature`, to stand beside those without."""
+        metrics = {f"{name}_temperature": value for name, value in self.test.metrics.items()}
+        del metrics["count_temperature"]
+        return {"temperature": self.fit.temperature} | metrics
+
+
+def recalibrate(
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    calibration: Split,
+    test: Split,
+    num_classes: int,
+    max_rows: int | None = None,
+) -> Recalibration:
+    """Fit T on `calibration` and measure `test` with it; T = 1 where the fit ends at a bound."""
+
+    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+        return log_probs_of(model, loss_fn, calibration, num_classes, max_rows)
+
+    def fitted() -> TemperatureFit:
+        kept = list(chunks()) if len(calibration) * num_classes <= MAX_KEPT else None
+        return fit_temperature_in_chunks(
+            lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
+        )
+
+    fit = from_main(fitted)
+    if fit.at_bound:  # on a split without mistakes T goes to 0: certain, also of the wrong
+        fit = replace(fit, temperature=1.0, nll_after=fit.nll_before)
+    metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
+    with same_refusal():
+        rows = log_probs_of(model, loss_fn, test, num_classes, max_rows, shared=True)
+        for log_probs, targets in rows:
+            metrics.update(apply_temperature(log_probs, fit.temperature), targets)
+    metrics.all_reduce()
+    return Recalibration(fit, Evaluation(metrics.compute(), metrics.bins()))

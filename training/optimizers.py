@@ -2,13 +2,14 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
+Schedule = Callable[[int, int], float]  # step (from 0), number of steps -> factor on the rate
 Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 
 

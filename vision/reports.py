@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from training.recalibration import log_probs_of
-from training.run.report import Moment, Report
+from training.evaluation import log_probs_of
+from training.run.report import Report, ReportContext
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,14 +32,14 @@ class ImageReport:
             raise ValueError(f"mistakes must be from 0 to 100, got {mistakes}")
         self.mistakes = mistakes
 
-    def __call__(self, moment: Moment) -> Report:
+    def __call__(self, context: ReportContext) -> Report:
         """Look at the test split at the end, at the validation split before."""
-        splits, log, step = moment.splits, moment.log, moment.step
+        splits, log, step = context.splits, context.log, context.step
         held_out = [name for name in ("val", "test") if len(getattr(splits, name))] or ["train"]
-        name = held_out[-1] if moment.final else held_out[0]
+        name = held_out[-1] if context.final else held_out[0]
         split, classes = getattr(splits, name), splits.class_names
         chunks = log_probs_of(
-            moment.model, moment.loss_fn, split, splits.num_classes, moment.max_rows
+            context.model, context.loss_fn, split, splits.num_classes, context.max_rows
         )
         log_probs, targets = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
         probs = log_probs.exp()  # (N, K)
@@ -54,7 +54,7 @@ class ImageReport:
         log.scalars(name, accuracy, step)
         for k, label in enumerate(classes):
             log.events.add_pr_curve(f"{name}/pr_{tag(label)}", targets == k, probs[:, k], step)
-        if not moment.final:
+        if not context.final:
             return Report()
         log.figure(f"{name}/confusion", draw_confusion(matrix, classes), step)
         wrong = (predicted != targets).nonzero().squeeze(1)
@@ -82,21 +82,21 @@ class ImageFeatures:
         self.images = images
 
     @torch.no_grad()
-    def __call__(self, moment: Moment) -> Report:
+    def __call__(self, context: ReportContext) -> Report:
         """Take the features of the test split, of train where none is held out."""
-        splits = moment.splits
+        splits = context.splits
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
-        if moment.final and self.images:
-            moment.model.eval()
-            features = moment.model.features(split.inputs)  # type: ignore[operator]
+        if context.final and self.images:
+            context.model.eval()
+            features = context.model.features(split.inputs)  # type: ignore[operator]
             # a link ranks as it likes, so the loss is asked; one column alone TensorBoard refuses
-            guesses = moment.loss_fn.log_probs(moment.model.head(features)).argmax(1)  # type: ignore[operator]
+            guesses = context.loss_fn.log_probs(context.model.head(features)).argmax(1)  # type: ignore[operator]
             known = {
                 name: [splits.class_names[k] for k in classes.tolist()]
                 for name, classes in (("class", split.targets), ("predicted", guesses))
             }
             pictures = split.inputs.cpu() / 255
-            moment.log.embedding("images", features.cpu(), known, moment.step, pictures)
+            context.log.embedding("images", features.cpu(), known, context.step, pictures)
         return Report()
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from training.errors import DataError
 from training.run.figures import COLUMNS
-from training.run.identity import IDENTITY
-from training.run.resume import read_status
+from training.run.status import STATUS
 
 Figures = dict[str, float]
 AFTER = ("ece_temperature", "nll_temperature", "seconds")
@@ -141,11 +140,11 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     for path in map(Path, paths):
         found = (
             [path]
-            if (path / IDENTITY).is_file()
-            else sorted(file.parent for file in path.glob(f"*/{IDENTITY}"))
+            if (path / STATUS).is_file()
+            else sorted(file.parent for file in path.glob(f"*/{STATUS}"))
         )
         if not found:
-            raise DataError(f"{path}: holds no run ({IDENTITY}); give folders from outputs/")
+            raise DataError(f"{path}: holds no run ({STATUS}); give folders from outputs/")
         folders |= dict.fromkeys(found)
     return [read_run(folder) for folder in folders]
 
@@ -153,16 +152,15 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
 def read_run(folder: Path) -> Run:
     """Return the run in a folder; one that was stopped has the figures it came to."""
     try:
-        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        identity = {name: identity[name] for name in KEYS}
+        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+        identity = {name: status["run"][name] for name in KEYS}
         lines = list(_lines(folder / "metrics.jsonl"))
         curves: dict[str, list[tuple[int, float]]] = {}
         for line in lines:
             for name, value in line.items():
                 if name not in ("step", "split"):
                     curves.setdefault(f"{line['split']}/{name}", []).append((line["step"], value))
-        status = read_status(folder).get("status", "")
-        return Run(folder, identity, status, figures(curves), curves)
+        return Run(folder, identity, status["status"], figures(curves), curves)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: cannot be read as a run ({error!r})") from error
 

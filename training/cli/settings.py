@@ -1,23 +1,57 @@
-"""Settings: found wrong early, answered in one line, and built behind one allow-list.
+"""Settings: composed by Hydra, checked before anything is built, errors named in one line.
 
 Nothing heavy is imported here: a misspelt name is answered before torch would have loaded.
 """
 
 import copy
 import difflib
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError
-from training.run.targets import REQUIRED, first_line, leaves
+from training.run.identity import REQUIRED, leaves
+from training.run.targets import find_target, first_line
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 LARGEST = 3.4e38  # what float32 holds
+
+
+class SharedOptions(SearchPathPlugin):
+    """Find what both tasks share in `configs/`, beside the task's own options in `configs/<task>/`.
+
+    So the options of the other task cannot be selected.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Add the folder."""
+        search_path.append("shared", f"file://{CONFIGS}")
+
+
+def find_shared_options() -> None:
+    """Let Hydra know of `SharedOptions`; once more does nothing."""
+    Plugins.instance().register(SharedOptions)
+
+
+def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
+    """Return the settings that the command line `words` of a task give."""
+    find_shared_options()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
+            return hydra.compose(task, list(words), return_hydra_config=hydra_too)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
@@ -40,8 +74,8 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
         if value != default and (source := re.fullmatch(r"\$\{([\w.]+)\}", str(default))):
             raise ConfigError(f"{key}={_shown(value)}: follows {source[1]}; set that instead")
-        kind = _wanted(key, value, default)
-        if kind:
+        kind = _wanted(value, default)
+        if kind and not (value is None and _takes_null(cfg, key)):
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
     resolved = copy.deepcopy(cfg)
     try:
@@ -55,28 +89,34 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
         value = OmegaConf.select(resolved, key)
         if isinstance(value, DictConfig) and written != expected[key]:
             raise ConfigError(f"{key}={written}: must be one value, that is a group of settings")
-        if kind := _wanted(key, value, expected[key]):
+        kind = _wanted(value, expected[key])
+        if kind and value is not None:
             raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
 
 
-def _nullable(key: str) -> bool:
-    """Say whether the file of some option has null there."""
-    line = re.compile(rf"^\s*{re.escape(key.rsplit('.', 1)[-1])}: null\b", re.MULTILINE)
-    return any(line.search(file.read_text(encoding="utf-8")) for file in CONFIGS.rglob("*.yaml"))
+def _takes_null(cfg: DictConfig, key: str) -> bool:
+    """Say whether the constructor behind a setting allows None there."""
+    group, _, name = key.rpartition(".")
+    target = OmegaConf.select(cfg, f"{group}._target_")
+    try:
+        parameters = inspect.signature(find_target(key, str(target))).parameters
+    except (ConfigError, ValueError):
+        return False
+    return name in parameters and "None" in str(parameters[name].annotation)
 
 
-def _wanted(key: str, value: Any, default: Any) -> str | None:
+def _wanted(value: Any, default: Any) -> str | None:
     """Return what the value should have been, or None where it is that."""
     if "${" in str(value):  # looked at again once it is resolved
         return None
     if isinstance(value, ListConfig | list):
         first = default[0] if isinstance(default, ListConfig) and len(default) else None
-        items = (_wanted(key, item, first) for item in value)
+        items = (_wanted(item, first) for item in value)
         if kind := next((kind for kind in items if kind), None):
             return f"a list of which each is {kind}"
     elif isinstance(value, float) and not abs(value) <= LARGEST:
         return "a finite number"
-    if default in (None, REQUIRED) or "${" in str(default) or (value is None and _nullable(key)):
+    if default in (None, REQUIRED) or "${" in str(default):
         return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
@@ -18,76 +16,57 @@ from rich.table import Table
 
 from training.cli.comparison import Run, compare, read_run
 from training.cli.comparison_tables import print_comparison, write_files
-from training.cli.settings import CONFIGS
+from training.cli.settings import compose
 from training.errors import CheckpointError, DataError, UserError
-from training.run.identity import IDENTITY, digest
-from training.run.resume import CONFIG, STATUS, from_here, read_status
+from training.run.identity import digest, leaves
 from training.run.signals import interruption
-from training.run.targets import leaves
+from training.run.status import CONFIG, STATUS, from_here, read_status
 
 # what a sweep varies, and what changes no figure
-OUTSIDE = (
-    "hydra.",
-    "seed",
-    "loss.",
-    "baseline",
-    "facts.",
-    "device",
-    "threads",
-    "resume",
-    "trusted_targets",
-)
+NOT_IN_NAME = ("hydra.", "seed", "loss.", "baseline", "facts.", "device", "threads", "resume")
 FOLDER = "hydra.sweep.dir"
 
 
-def main(application: Callable[[], None], task: str) -> None:
+def run_sweep(task: str, words: list[str], application: Callable[[list[str]], None]) -> int:
     """Run the sweep that the command line asks for, and show what came of it."""
     began = time.time()
-    arguments, folder = with_folder(sys.argv[1:], task)
-    sys.argv[1:] = arguments
-    application()
-    if folder and folder.is_dir():
-        sys.exit(summarize(folder, began))
+    words, folder = with_folder(words, task)
+    application(words)
+    return summarize(folder, began) if folder and folder.is_dir() else 0
 
 
-def with_folder(arguments: list[str], task: str) -> tuple[list[str], Path | None]:
+def with_folder(words: list[str], task: str) -> tuple[list[str], Path | None]:
     """Return a sweep's command line with its folder, and with short names for its jobs.
 
     The folder is named by the experiment and by a digest of all settings that are not swept, losses
     and seeds apart: started again, a sweep finds the jobs that it has finished.
     """
-    words = [word for word in arguments if not word.startswith("-")]
-    GlobalHydra.instance().clear()
+    settings = [word for word in words if not word.startswith("-")]
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            overrides = OverridesParser.create().parse_overrides(words)
-            fixed = [o for o in overrides if not o.is_sweep_override()]
-            cfg = hydra.compose(task, [o.input_line or "" for o in fixed], True)
-            keys = [o.key_or_group for o in fixed if not o.key_or_group.startswith("hydra")]
-            keys += cfg.hydra.job.config.override_dirname.exclude_keys
-            chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
-            experiment = [o.value() for o in fixed if o.key_or_group == "experiment"] or ["sweep"]
+        overrides = OverridesParser.create().parse_overrides(settings)
+        fixed = [o for o in overrides if not o.is_sweep_override()]
+        cfg = compose(task, [o.input_line or "" for o in fixed], hydra_too=True)
     except Exception:  # Hydra will meet it again, and it is answered there
-        return arguments, None
-    finally:
-        GlobalHydra.instance().clear()
-    settings = {key: str(value) for key, value in leaves(cfg) if not key.startswith(OUTSIDE)}
-    settings |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
+        return words, None
+    keys = [o.key_or_group for o in fixed if not o.key_or_group.startswith("hydra")]
+    keys += cfg.hydra.job.config.override_dirname.exclude_keys
+    chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
+    experiment = [o.value() for o in fixed if o.key_or_group == "experiment"] or ["sweep"]
+    named = {key: str(value) for key, value in leaves(cfg) if not key.startswith(NOT_IN_NAME)}
+    named |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
     name = "-".join(re.findall(r"\w+", str(experiment[-1])))
-    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{name}-{digest(settings)}")
+    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{name}-{digest(named)}")
     names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(keys))}]"
-    return [*arguments, names, *([] if chosen else [f"{FOLDER}={folder}"])], folder
+    return [*words, names, *([] if chosen else [f"{FOLDER}={folder}"])], folder
 
 
-def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
-    """Run one job, unless it is complete; a failure is told at once and the others go on."""
+def run_job(cfg: DictConfig, folder: Path, run: Callable[..., float]) -> float:
+    """Run one job, unless it is complete; a failure is printed at once and the others go on."""
     if read_status(folder).get("status") == "complete":
         print(f"{folder.name}: complete already", flush=True)
         return 0.0
-    if (folder / CONFIG).exists():
-        cfg.resume = str(folder)
     try:
-        nll = work()
+        nll = run(quiet=True, resumed=(folder / CONFIG).exists())
         print(f"{folder.name}: {_result(read_run(folder))}", flush=True)
         return nll
     except UserError as error:
@@ -102,19 +81,18 @@ def attempt(work: Callable[[], float], cfg: DictConfig, folder: Path) -> float:
 
 def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
     # torch, which a wrong setting need not have met
-    from training.run.run_folder import locked, write_status
+    from training.run.folder import locked, write_status
 
     print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
-    status = "diverged" if exit_code == 3 else "failed"
-    step = read_status(folder).get("step", 0)
+    status = {"status": "diverged" if exit_code == 3 else "failed", "task": task}
     with suppress(CheckpointError), locked(folder):  # another process may be at work there
-        write_status(folder, task, status, step, message, exit_code)
+        write_status(folder, **status, message=message, exit_code=exit_code)
     (folder / STATUS).touch()  # so that the summary counts it among the jobs of this sweep
 
 
 def _result(run: Run) -> str:
     shown = {"nll": "nll {:.4f}", "accuracy": "accuracy {:.2%}", "ece": "ECE {:.4f}"}
-    shown |= {"seconds": "{:.1f} s", "memory_mib": "{:.0f} MiB"}
+    shown |= {"seconds": "{:.1f} s"}
     return ", ".join(form.format(run.figures[n]) for n, form in shown.items() if n in run.figures)
 
 
@@ -125,7 +103,7 @@ def summarize(folder: Path, began: float) -> int:
     """
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
     jobs = sorted(file.parent for file in folder.glob(f"*/{STATUS}"))
-    runs = [read_run(job) for job in jobs if (job / IDENTITY).exists()]
+    runs = [read_run(job) for job in jobs if "run" in read_status(job)]
     results = {run.folder: _result(run) for run in runs}
     table = Table("job", "status", "")
     code = 0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from training.errors import CheckpointError
 
 FORMAT = 1
+BEST = "checkpoints/best.pt"  # in a run folder: the weights of the lowest validation nll
 KEPT = 2  # of the checkpoints to resume from; one would be lost with its only damaged file
 SCHEMA = {"model": dict, "step": int, "epoch": int}
 BEST_SCHEMA = SCHEMA | {"class_names": list, "class_counts": Tensor}
@@ -34,7 +35,6 @@ RESUME_SCHEMA = SCHEMA | {
     "random": dict,
     "log": dict,
     "data": str,
-    "config": str,
     "seconds": list,
     "machine": str,
 }

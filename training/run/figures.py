@@ -15,5 +15,4 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "temperature": ("T", "{:.3f}", None),
     "val_nll": ("val nll", "{:.4f}", False),
     "seconds": ("seconds", "{:.1f}", None),
-    "memory_mib": ("MiB", "{:.0f}", None),
 }

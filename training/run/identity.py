@@ -1,29 +1,24 @@
-"""What a run is, in `run.json`: so that only like is averaged and compared with like."""
+"""What a run is, in `status.json`: so that only like is averaged and compared with like."""
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.run.targets import leaves
-
-IDENTITY = "run.json"
-# what changes no figure, what is said apart, and what the loss choice makes different anyway
-LEFT_OUT: tuple[str, ...] = (
+REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
+# settings that change no figure, that are said apart, or that the choice of the loss changes anyway
+LEFT_OUT = (
     "seed",
     "baseline",
     "resume",
     "device",
     "threads",
-    "trusted_targets",
     "table",
-)
-LEFT_OUT += (
     "facts.",
     "report.",
     "best_lr.",
@@ -33,31 +28,30 @@ LEFT_OUT += (
 )
 
 
-def identity(cfg: DictConfig, choices: Mapping[str, str], protocol: str, data: str) -> str:
-    """Return the content of `run.json`.
+def identity(cfg: DictConfig, loss: str, protocol: str, data: str) -> dict[str, Any]:
+    """Return what the run is.
 
     Args:
         cfg: all settings.
-        choices: the option chosen in each group, as in {"loss": "mse"}.
+        loss: the option of the loss, as in "mse".
         protocol: what the figures were measured on, in words.
         data: digest of the examples of all splits.
     """
     settings = comparable_settings(cfg)
-    loss = choices.get("loss") or cfg.loss._target_.rsplit(".", 1)[-1]
     targets = {str(value) for key, value in settings.items() if key.endswith("_target_")}
-    content = {
+    packages = {"losses", "metrics", "training"} | {name.split(".")[0] for name in targets}
+    return {
         "task": cfg.task,
         "loss": loss,
         "baseline": cfg.baseline,
         "seed": cfg.seed,
-        "group": f"{loss}-{digest(settings)}",  # runs that differ in nothing but the seed
+        "group": f"{loss}-{digest(settings)}",  # of runs that differ in nothing but the seed
         "data": data,
-        "code": code_version({"losses", "training"} | {name.split(".")[0] for name in targets}),
+        "code": code_version(packages),
         "protocol": protocol,
         "table": list(cfg.table),
         "settings": settings,
     }
-    return json.dumps(content, indent=1) + "\n"
 
 
 def comparable_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -85,6 +79,20 @@ def code_version(packages: Iterable[str]) -> str:
             for file in sorted(Path(folder).rglob("*.py")):
                 sha.update(str(file.relative_to(folder)).encode() + file.read_bytes())
     return sha.hexdigest()[:8]
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every setting, interpolations as they are written."""
+    for key in map(str, cfg):
+        name = f"{prefix}{key}"
+        if OmegaConf.is_missing(cfg, key):
+            yield name, REQUIRED
+        elif OmegaConf.is_interpolation(cfg, key):
+            yield name, cfg._get_node(key)._value()  # type: ignore[union-attr]
+        elif isinstance(cfg[key], DictConfig):
+            yield from leaves(cfg[key], f"{name}.")
+        else:
+            yield name, cfg[key]
 
 
 def digest(content: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a task shows beside the shared metrics: the contract, and the tables on the terminal."""
+"""What a task shows beside the shared metrics: the contract, and the table on the terminal."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from training.run.log import RunLog
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment at which a run reports: every figure time, and the end (`final`)."""
+class ReportContext:
+    """What a report may look at: at each evaluation that draws, and at the end (`final`)."""
 
     model: nn.Module
     loss_fn: ClassificationLoss
@@ -35,7 +35,7 @@ class Report:
     text: str = ""
 
 
-Reporter = Callable[[Moment], Report]
+Reporter = Callable[[ReportContext], Report]
 
 
 def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:

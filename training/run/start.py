@@ -1,214 +1,108 @@
-"""One run, from settings to figures: build, train, keep the best, test, report."""
+"""Start a run or go on with one, and leave word in its folder of how it ended."""
 
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from losses import ClassificationLoss
-from training.data import Splits, stream_seed
-from training.distributed import from_main, is_main, local_rank, peers, rank
-from training.errors import CheckpointError, ConfigError, DataError, DivergedError
-from training.evaluation import logits_of
-from training.loop import Trainer, TrainerSettings
-from training.run.cost import Cost
-from training.run.figures import COLUMNS
-from training.run.hparams import log_end, log_start
-from training.run.identity import identity
-from training.run.log import NoLog, RunLog
-from training.run.report import Reporter
-from training.run.resume import check_changes, command, read_status
-from training.run.run_folder import claim, locked, set_aside, with_facts, write_settings
-from training.run.session import Session, finish, fit
+from training.distributed import from_main, is_main, lost_process_named
+from training.errors import CheckpointError, DivergedError
+from training.run.build import Trust, build
+from training.run.finished import read_config
+from training.run.fit import finish, fit
+from training.run.folder import claim, locked, set_aside, write_settings, write_status
 from training.run.signals import Interrupted, handling
-from training.run.targets import find_target, instantiate
+from training.run.state import TrainingRun, check_best, restore_newest
+from training.run.status import from_here, read_status
 
 
-def run(
+def start(
     cfg: DictConfig,
     folder: Path,
-    overrides: Sequence[str] = (),
-    choices: Mapping[str, str] | None = None,
+    *,
+    loss: str = "",
+    resumed: bool = False,
     quiet: bool = False,
+    trust: Trust = Trust(),  # noqa: B008 (frozen)
+    command: Sequence[str] = (),
 ) -> float:
     """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
 
-    With `cfg.resume` the run in `folder` goes on: to the same end, bit for bit, as if it had never
-    stopped. `overrides` are what the settings were composed of, kept so that it can; `choices` the
-    option of each group. A `quiet` run prints warnings only. Of several processes the first has the
-    folder, and reads and writes it for all.
+    Of several processes the first has the folder, and reads and writes it for all.
+
+    Args:
+        cfg: all settings.
+        folder: the run folder.
+        loss: the option of the loss, by which comparisons call it; by default its class's name.
+        resumed: go on with the run that is in `folder`: to the same end, bit for bit, as if it had
+            never stopped.
+        quiet: print warnings only.
+        trust: what the settings may name.
+        command: the words that go on with a run when `resume=FOLDER` follows them.
     """
-    cost = Cost()
     width = None if sys.stdout.isatty() else 120
     console = Console(width=width, highlight=False, quiet=quiet)
-    resumed, cfg.resume = bool(cfg.resume), None
-    if resumed and is_main():
-        check_changes(folder, cfg, console)
-    session = build(cfg, folder, console)
-    session.cost = cost
-    session.identity = identity(cfg, choices or {}, session.splits.protocol, session.data)
-    console.print(f"data: {session.splits.protocol}", markup=False, soft_wrap=True)
+    loss = loss or cfg.loss._target_.rsplit(".", 1)[-1]
+    run = build(cfg, loss, folder, console, trust)
+    console.print(f"data: {run.splits.protocol}", markup=False, soft_wrap=True)
     lock = locked(folder) if is_main() else nullcontext()
-    with lock, handling(session.trainer.signals.append):
+    with lock, handling(run.signals.append):
         if not resumed and is_main():
             claim(folder)
-        damaged = session.restore_newest() if resumed else []
+        damaged = restore_newest(run) if resumed else []
         complete = resumed and from_main(lambda: read_status(folder).get("status")) == "complete"
-        if complete and session.finished >= session.trainer.settings.epochs:
-            console.print(
-                f"already complete at step {session.trainer.step}: {folder}", soft_wrap=True
-            )
-            return session.best
+        if complete and run.finished >= run.training.settings.epochs:
+            console.print(f"already complete at step {run.training.step}: {folder}", soft_wrap=True)
+            return run.best
         if resumed and is_main():
+            if OmegaConf.to_yaml(read_config(folder)) != run.config:
+                run.log.text("config", run.config, run.training.step)
             set_aside(folder, damaged)
-            session.check_best()
-            console.print(f"resuming at step {session.trainer.step}")
+            check_best(run)
+            console.print(f"resuming at step {run.training.step}")
+        again = shlex.join([*command, f"resume={from_here(folder)}"])
         if is_main():
-            write_settings(folder, cfg, overrides, session.identity)
-        return train(session, list(cfg.table))
+            status = {"status": "running", "step": run.training.step, "task": cfg.task}
+            write_status(folder, **status, message="", resume=again, run=run.identity)
+            write_settings(folder, cfg)  # last, because it makes a run of the folder
+        return train(run, list(cfg.table), again)
 
 
-def train(session: Session, columns: list[str]) -> float:
-    """Train and test; leave word in status.json of how it ended."""
-    trainer, log, folder = session.trainer, session.trainer.log, session.folder
-    session.write_status("running")
+def train(run: TrainingRun, columns: list[str], again: str) -> float:
+    """Train and test; say in status.json how it ended."""
     try:
-        if session.config != session.logged_config:
-            log.text("config", session.config, trainer.step)
-        if not trainer.step:
-            log.text("data", session.splits.protocol)
-            if is_main():
-                log_start(log, session.identity)
-        with peers():
-            nll = fit(session)
-            finish(session, columns)
-        if is_main():
-            log_end(log, success=True)
-        log.flush()
-        if log.failures:
-            raise CheckpointError(
-                f"{folder}: the run has ended, but {log.failures} files could not be written, see"
-                f" the warnings above; with room on the disk: {command(folder)}"
-            )
-        session.write_status("complete", exit_code=0)
+        if not run.training.step:
+            run.log.start(run.identity, run.config)
+        with lost_process_named():
+            nll = fit(run)
+            finish(run, columns)
+        run.log.end(success=True)
+        run.log.flush()
+        end(run, "complete", "", 0)
         return nll
     except BaseException as error:
         status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
-        if status != "interrupted" and is_main():
-            log_end(log, success=False)
-        session.write_status(status, str(error), getattr(error, "exit_code", 1))
+        with suppress(CheckpointError):  # where the disk is full, too, the first error counts
+            if status != "interrupted":
+                run.log.end(success=False)
+            run.log.flush()
+            end(run, status, str(error), getattr(error, "exit_code", 1))
         if status == "interrupted":
-            print(f"interrupted at step {trainer.step}; go on with:\n{command(folder)}", flush=True)
+            step = run.training.step
+            print(f"interrupted at step {step}; go on with:\n{again}", flush=True)
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{error}; once that is solved: {again}") from error
         raise
     finally:
-        log.close()
+        run.log.close()
 
 
-def build(cfg: DictConfig, folder: Path, console: Console) -> Session:
-    """Build all that a run needs, and find out that it fits together; write nothing."""
-    device = pick_device(cfg.device)
-    set_threads(cfg.threads)
-    settings, reporters = try_settings(cfg)
-    splits: Splits = instantiate(cfg.data, cfg.trusted_targets)
-    data = splits.fingerprint()
-    if data != from_main(lambda: data):
-        raise DataError(f"data: process {rank()} has read other examples than process 0")
-    filled = with_facts(cfg, splits.num_classes, splits.class_counts, splits.class_names)
-    splits = splits.to(device)
-    torch.manual_seed(stream_seed(cfg.seed, "init"))
-    model = instantiate(filled.model, cfg.trusted_targets).to(device)
-    loss_fn = build_loss(filled).to(device)
-    splits.check(loss_fn.ignore_index)
-    parameters = [model.parameters()]
-    optimizer = instantiate(filled.optimizer, cfg.trusted_targets, call_with=parameters)
-    schedule = instantiate(filled.scheduler, cfg.trusted_targets)
-    # dropout and the like: the same for any loss, another in each process
-    torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
-    try_loss(model, loss_fn, splits)
-    log = RunLog(folder) if is_main() else NoLog(folder)
-    trainer = Trainer(model, loss_fn, optimizer, schedule, settings, cfg.seed, log)
-    config = OmegaConf.to_yaml(cfg)
-    return Session(trainer, splits, reporters, folder, console, cfg.task, config, data)
-
-
-def try_settings(cfg: DictConfig) -> tuple[TrainerSettings, list[Reporter]]:
-    """Build everything once on stand-in facts, so that no setting is found wrong after the data."""
-    if not 0 <= cfg.seed < 2**32:
-        raise ConfigError(f"seed={cfg.seed}: must be from 0 to 4294967295")
-    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer", "report"):
-        if not isinstance(cfg.get(name), DictConfig):
-            raise ConfigError(f"{name}={cfg.get(name)}: choose an option, as `--help` lists them")
-    for name in cfg.table:
-        if name not in COLUMNS:
-            raise ConfigError(f"table={list(cfg.table)}: {name} is none of {', '.join(COLUMNS)}")
-    if not all(isinstance(name, str) for name in cfg.trusted_targets):
-        raise ConfigError(f"trusted_targets={list(cfg.trusted_targets)}: must be names of packages")
-    trial = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
-    settings = instantiate(trial.trainer, cfg.trusted_targets)
-    build_loss(trial)
-    model = instantiate(trial.model, cfg.trusted_targets)
-    instantiate(trial.optimizer, cfg.trusted_targets, call_with=[model.parameters()])
-    instantiate(trial.scheduler, cfg.trusted_targets)
-    return settings, [instantiate(node, cfg.trusted_targets) for node in trial.report.values()]
-
-
-def build_loss(cfg: DictConfig) -> ClassificationLoss:
-    """Return the loss; one that cannot say which probabilities it means is refused."""
-    target = find_target("loss._target_", cfg.loss._target_, cfg.trusted_targets)
-    if isinstance(target, type) and not issubclass(target, ClassificationLoss):
-        reason = (
-            "it takes log-probabilities and models here give logits: use loss=nll"
-            if issubclass(target, torch.nn.NLLLoss)
-            else "subclass losses.ClassificationLoss, which says how logits become probabilities"
-        )
-        raise ConfigError(f"loss._target_={cfg.loss._target_}: not a ClassificationLoss; {reason}")
-    loss_fn: ClassificationLoss = instantiate(cfg.loss, cfg.trusted_targets)
-    if loss_fn.reduction == "none":
-        raise ConfigError("loss.reduction=none: must be mean or sum, training needs one number")
-    return loss_fn
-
-
-def try_loss(model: torch.nn.Module, loss_fn: ClassificationLoss, splits: Splits) -> None:
-    """Show the loss a few examples first: what it refuses there is a setting's fault."""
-    logits, inputs, targets = next(logits_of(model, splits.train.first(8), splits.num_classes))
-    try:
-        loss_fn.sums(logits, targets, inputs)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"loss: {error}") from error
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first of cuda, mps and cpu that is here."""
-    several = dist.is_initialized()
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and not several,
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, here in available.items() if here)
-    if name == "cuda" and several:  # each process its own
-        name = f"cuda:{local_rank()}"
-    try:
-        if not available.get(name.split(":")[0], False):
-            raise RuntimeError
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except RuntimeError:
-        here = " or ".join(kind for kind, yes in available.items() if yes)
-        raise ConfigError(f"device={name}: not available here; use auto or {here}") from None
-    return device
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads; null leaves torch's choice."""
-    if threads is None:
-        return
-    if not isinstance(threads, int) or not 1 <= threads <= 4096:
-        raise ConfigError(f"threads={threads}: must be null or from 1 to 4096")
-    torch.set_num_threads(threads)
+def end(run: TrainingRun, status: str, message: str, exit_code: int) -> None:
+    """Say in status.json how the run ended."""
+    if is_main():
+        fields = {"status": status, "step": run.training.step, "message": message}
+        write_status(run.folder, **fields, exit_code=exit_code)

@@ -1,8 +1,10 @@
-"""What a training step minimises; over many classes without ever holding batch x classes."""
+"""The wide output layer: loss and gradients over many classes, never holding batch x classes.
 
-import sys
-import textwrap
-from typing import Any
+N rows, C classes, F features.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,68 +12,41 @@ from torch import Tensor, nn
 from losses import ClassificationLoss
 from metrics.rows import cached_rows
 
-WIDE = 2**21  # logits a batch, from which a few rows at a time are faster: caches hold less
-BLOCK_ROWS = 256  # rows of a matrix product; with fewer, reading and writing the weights shows
+if TYPE_CHECKING:
+    from training.loop import Training
+
+WIDE = 2**21  # logits per batch, from which a block of rows at a time is faster: it fits the cache
+BLOCK_ROWS = 256  # rows per matrix product; with fewer, reading and writing the weights shows
 
 
-class Objective(nn.Module):
-    """The model and its loss: (inputs, targets) -> (total, normaliser), as `loss_fn.sums` gives it.
+def rows_that_make_it_wide(model: nn.Module, loss_fn: ClassificationLoss) -> float:
+    """Return the number of rows from which a batch is computed by `sums_by_blocks`.
 
-    Where a batch has many logits and the model's head is linear, the head, the loss and their
-    gradients are computed a block of rows at a time. Any loss will do, because its sums add up over
-    any cut of the batch into rows; one with weights of its own to learn sees the whole batch.
+    It is infinite where the model has no `features` and linear `head` (a subclass of nn.Linear may
+    compute something else), or where the loss has parameters of its own, whose gradient is not
+    computed here.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: ClassificationLoss,
-        precision: str = "float32",
-        compile: bool = False,
-    ) -> None:
-        super().__init__()
-        self.model, self.loss_fn = model, loss_fn
-        self.bf16 = precision == "bf16"
-        self.compute = torch.compile(self._compute) if compile else self._compute
-        head, learns = getattr(model, "head", None), any(True for _ in loss_fn.parameters())
-        # not a subclass: its forward may be another
-        self.num_classes = head.out_features if type(head) is nn.Linear and not learns else 0
-        self.seen: dict[str, Tensor] = {}  # of the last batch, to be named if it is not finite
-
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the batch's losses and its normaliser."""
-        wide = len(inputs) * self.num_classes >= WIDE
-        if self.bf16:
-            with torch.autocast(inputs.device.type, torch.bfloat16):
-                outputs = self._outputs(inputs, wide)
-        else:
-            outputs = self._outputs(inputs, wide)
-        self.seen.clear()
-        self.seen["inputs"], self.seen["features" if wide else "logits"] = inputs, outputs
-        if not wide:
-            return self.loss_fn.sums(outputs, targets, inputs)
-        head: nn.Linear = self.model.head  # type: ignore[assignment]
-        dtype = torch.bfloat16 if self.bf16 else outputs.dtype
-        return _BlockwiseSums.apply(
-            outputs, head.weight, head.bias, self.loss_fn, targets, inputs, dtype
-        )
-
-    def _compute(self, inputs: Tensor, wide: bool) -> Tensor:
-        return (self.model.features if wide else self.model)(inputs)  # type: ignore[operator]
-
-    def _outputs(self, inputs: Tensor, wide: bool) -> Tensor:
-        try:
-            return self.compute(inputs, wide)
-        except Exception as error:
-            if self.compute == self._compute:
-                raise
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-            print(f"warning: trainer.compile=true: goes on without ({reason})", file=sys.stderr)
-            self.compute = self._compute
-            return self.compute(inputs, wide)
+    head = getattr(model, "head", None)
+    if type(head) is not nn.Linear or not hasattr(model, "features") or [*loss_fn.parameters()]:
+        return math.inf
+    return WIDE / head.out_features
 
 
-class _BlockwiseSums(torch.autograd.Function):
+def sums_by_blocks(
+    training: "Training", features: Tensor, targets: Tensor, inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return `loss_fn.sums` of the head's logits for features (N, F), a block of rows at a time.
+
+    Any loss will do, because its sums add up over any cut of the batch into rows.
+    """
+    head: Any = training.model.head
+    bf16 = training.settings.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else features.dtype
+    arguments = (head.weight, head.bias, training.loss_fn, targets, inputs, dtype)
+    return _SumsByBlocks.apply(features, *arguments)
+
+
+class _SumsByBlocks(torch.autograd.Function):
     """loss_fn.sums(features W^T + b, targets), with gradients found on the way forward.
 
     With logits z of a block of rows and g = d total / d z: d features = g W, dW = sum g^T features,

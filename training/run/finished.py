@@ -1,0 +1,114 @@
+"""A finished run read back: its settings, its best model, and its loss."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from losses import ClassificationLoss
+from training.data import Splits
+from training.errors import CheckpointError, ConfigError
+from training.run.checkpoint import BEST, BEST_SCHEMA, load_checkpoint, load_weights
+from training.run.identity import digest
+from training.run.status import CONFIG, METRICS
+from training.run.targets import instantiate, with_facts
+
+TRUST = "a package of your own that the run's settings may name"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run read back: its settings, its best model in evaluation mode, and its loss."""
+
+    folder: Path
+    cfg: DictConfig
+    model: nn.Module
+    loss_fn: ClassificationLoss
+    class_names: tuple[str, ...]
+    step: int
+    trusted: tuple[str, ...]
+
+    def splits(self) -> Splits:
+        """Read the run's data again."""
+        splits: Splits = instantiate(self.cfg.data, self.trusted)
+        if splits.class_names != self.class_names:
+            raise CheckpointError(
+                f"{self.folder}: its data now has other classes than it was trained on; "
+                "give the data of that run back, or train again"
+            )
+        return splits
+
+
+def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
+    """Return the run in `folder` with the weights of its best checkpoint.
+
+    A run folder may come from anyone: what its settings name is built only if the project, torch or
+    a package of `trusted` defines it.
+    """
+    folder = Path(folder)
+    stored = read_config(folder)
+    state = load_checkpoint(folder / BEST, BEST_SCHEMA)
+    names = state["class_names"]
+    try:
+        cfg = with_facts(stored, len(names), state["class_counts"], names)
+        nodes = cfg.model, cfg.loss
+    except Exception as error:  # OmegaConf has many
+        raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
+    model = instantiate(nodes[0], trusted)
+    load_weights(model, state, folder / BEST)
+    return FinishedRun(
+        folder=folder,
+        cfg=cfg,
+        model=model.eval().requires_grad_(False),
+        loss_fn=instantiate(nodes[1], trusted),
+        class_names=tuple(names),
+        step=state["step"],
+        trusted=tuple(trusted),
+    )
+
+
+def read_config(folder: Path) -> DictConfig:
+    """Return the settings of a run as its folder has them, interpolations unresolved."""
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
+    try:
+        cfg = OmegaConf.load(folder / CONFIG)
+        if not isinstance(cfg, DictConfig):
+            raise ValueError("holds no settings")
+    except Exception as error:  # the YAML parser has many
+        raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
+    return cfg
+
+
+def load_teacher(
+    run: str, classes: str = "", trusted: Sequence[str] = ()
+) -> Callable[[Tensor], Tensor]:
+    """Return the model of a finished run: inputs -> logits, wherever the inputs are.
+
+    Args:
+        run: its folder.
+        classes: the digest of the student's class names, which have to be the teacher's.
+        trusted: packages that the folder's settings may name; `instantiate` sets it.
+    """
+    finished = load_run(run, trusted)
+    model = finished.model
+    if classes and classes != digest(list(finished.class_names)):
+        raise ConfigError(f"loss: teacher {run} was trained on other data, with other classes")
+
+    def logits_of(inputs: Tensor) -> Tensor:
+        try:
+            return model.to(inputs.device)(inputs)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(f"teacher {run} was trained on other data: {error}") from error
+
+    return logits_of
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `metrics.jsonl`."""
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,0 +1,42 @@
+"""A mean loss since some step."""
+
+import time
+
+from torch import Tensor
+
+from training.loop import Update
+
+
+class RunningLoss:
+    """Sums of totals and normalisers, and the number of examples per second.
+
+    On a CPU the sums are Python's floats. On another device reading each step would stall its
+    queue, so they stay there as float64 tensors.
+    """
+
+    def __init__(self, total: float = 0.0, normaliser: float = 0.0, examples: int = 0) -> None:
+        self.total: float | Tensor = total
+        self.normaliser: float | Tensor = normaliser
+        self.examples = examples
+        self.start = time.perf_counter()
+
+    def add(self, update: Update) -> None:
+        """Add the sums of an update."""
+        total, normaliser, num_examples = update
+        on_cpu = total.device.type == "cpu"
+        self.total = self.total + (total.item() if on_cpu else total.double())
+        self.normaliser = self.normaliser + (normaliser.item() if on_cpu else normaliser.double())
+        self.examples += num_examples
+
+    def mean(self) -> float:
+        """Return the mean; 0 where every target was ignored."""
+        normaliser = float(self.normaliser)
+        return float(self.total) / normaliser if normaliser else 0.0
+
+    def rate(self) -> float:
+        """Return examples per second."""
+        return self.examples / (time.perf_counter() - self.start)
+
+    def state(self) -> list[float]:
+        """Return the arguments that make this sum again."""
+        return [float(self.total), float(self.normaliser), self.examples]
