@@ -46,13 +46,13 @@ from torch.nn import functional as F  # noqa: E402
 import training.evaluation  # noqa: E402
 import training.run.session  # noqa: E402
 import training.run.start  # noqa: E402
-from training.cli.app import CONFIGS, use_task_options  # noqa: E402
+from training.cli.main import CONFIGS, use_task_options  # noqa: E402
 from training.data import Split, Splits, epoch_order  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
 from training.loop import Trainer, train_epoch  # noqa: E402
 from training.optimizers import Constant, adamw  # noqa: E402
 from training.run.log import RunLog  # noqa: E402
-from training.run.run_folder import with_facts  # noqa: E402
+from training.run.folder import with_facts  # noqa: E402
 from training.run.session import Session  # noqa: E402
 from training.run.targets import instantiate  # noqa: E402
 

@@ -3,13 +3,16 @@
 import sys
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from training.cli.app import CONFIGS, main, use_task_options
+from training.cli.main import main
+from training.cli.settings import compose as compose_task
+from training.data import Split
+from training.loop import train_epoch
+from training.running_loss import RunningLoss
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import scripts
@@ -29,19 +32,26 @@ SMALL = [
 
 def compose(*overrides: str, task: str = "ngram", hydra_too: bool = False) -> DictConfig:
     """Return the settings that the command line would give with these overrides."""
-    use_task_options(task)
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose(task, list(overrides), return_hydra_config=hydra_too)
+    return compose_task(task, overrides, hydra_too=hydra_too)
+
+
+def run_epoch(training, split: Split, epoch: int) -> float:
+    """Train for (the rest of) an epoch; return its mean loss."""
+    if epoch != training.epoch:
+        training.epoch, training.visited = epoch, 0
+    loss = RunningLoss()
+    for update in train_epoch(training, split):
+        loss.add(update)
+    return loss.mean()
 
 
 @pytest.fixture
 def train(tmp_path):
     """Return a function that trains with overrides and returns the run folder."""
-    from training.run.start import run
+    from training.run.start import start
 
     def train(*overrides: str, name: str = "run", task: str = "ngram") -> Path:
-        run(compose(*overrides, task=task), tmp_path / name)
+        start(compose(*overrides, task=task), tmp_path / name)
         return tmp_path / name
 
     return train
@@ -59,7 +69,7 @@ def command_line(monkeypatch, capsys, tmp_path):
             main(task)
             code = 0
         except SystemExit as stop:
-            code = stop.code
+            code = stop.code or 0
         out = capsys.readouterr()
         return code, out.out, out.err
 

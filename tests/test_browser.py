@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, compose
 
-from training.run import start as training_run
+from training.run.start import start
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -26,7 +26,7 @@ def page(tmp_path_factory):
     for loss in ("cross_entropy", "mse"):
         for seed in (1, 2):
             cfg = compose(*SMALL, f"loss={loss}", f"seed={seed}", "trainer.log_every=2")
-            training_run.run(cfg, folder / f"{loss}-seed{seed}", (), {"loss": loss}, True)
+            start(cfg, folder / f"{loss}-seed{seed}", loss=loss, quiet=True)
     command = [Path(sys.executable).with_name("tensorboard"), "--logdir", folder, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from conftest import ROOT, compose
 from omegaconf import OmegaConf
+from X import command
 
 from training.cli.settings import check_settings
 from training.errors import ConfigError
-from training.run.resume import command
 
 CONFIGS = ROOT / "configs"
 OPTIONS = [
@@ -56,7 +56,7 @@ LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
 )
 def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, message):
     program = (
-        "import sys; from training.cli.app import main\n"
+        "import sys; from training.cli.main import main\n"
         "try: main('ngram')\n"
         "except SystemExit as stop:\n"
         "    assert 'torch' not in sys.modules\n"

@@ -11,28 +11,27 @@ import sys
 import time
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, compose
+from conftest import ROOT, SMALL, compose, run_epoch
 from torch import nn
 
 from losses import CrossEntropyLoss
 from training import distributed, evaluation
 from training.data import Split
 from training.errors import DivergedError
-from training.evaluation import evaluate
-from training.loop import Trainer, TrainerSettings, train_epoch
-from training.recalibration import recalibrate
-from training.run import session
+from training.evaluation import evaluate, recalibrate
+from training.loop import Training
+from training.parallel import ParallelModel, _batch_norm
+from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
-from training.run.log import NoLog
-from training.run.resume import read_status
-from training.run.run_folder import read_metrics
-from training.run.start import run
+from training.run.finished import read_metrics
+from training.run.start import start
+from training.run.status import read_status
+from training.settings import TrainerSettings
 
 # A server that has torch imported forks the processes: each is there at once.
 server = multiprocessing.get_context("forkserver")
@@ -103,14 +102,14 @@ def trained(bad_row=None):
     loss_fn = CrossEntropyLoss(weight=[0.1, 5.0, 1.0, 2.0, 0.5]).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings = TrainerSettings(epochs=1, batch_size=16, shuffle=False)
-    trainer = Trainer(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1, NoLog(Path()))
+    training = Training(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1)
     try:
-        loss = train_epoch(trainer, Split(inputs, targets), 1)
+        loss = run_epoch(training, Split(inputs, targets), 1)
     except DivergedError:
         loss = None
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     tensors |= {f"{name}.grad": p.grad.numpy() for name, p in model.named_parameters()}
-    return loss, trainer.step, trainer.visited, tensors
+    return loss, training.step, training.visited, tensors
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -130,7 +129,7 @@ def normalised(momentum, num_rows):
     torch.manual_seed(1)
     inputs = torch.randn(2, num_rows, 3, dtype=torch.float64)
     norm = nn.BatchNorm1d(3, momentum=momentum).double()
-    apply = partial(distributed._batch_norm, norm) if distributed.dist.is_initialized() else norm
+    apply = partial(_batch_norm, norm) if distributed.dist.is_initialized() else norm
     for batch in inputs:
         try:
             apply(batch[slice(*distributed.own_share(0, num_rows))])
@@ -223,20 +222,19 @@ RUN = [
 def whole_run(folder, *overrides, act=None, resume=False):
     """Run; in the second process `act` when step 6 of 16 is reported."""
     if act and distributed.rank() == 1:
-        log_window = Trainer.log_window
+        log_window = fit.log_window
 
-        def acting(trainer):
-            if trainer.step == 6:
+        def acting(run, show_step):
+            if run.training.step == 6:
                 act()
-            log_window(trainer)
+            log_window(run, show_step)
 
-        Trainer.log_window = acting
+        fit.log_window = acting
     cfg = compose(*RUN, *overrides)
-    cfg.resume = "here" if resume else None
     try:
         # drawing takes longer than all else
-        with distributed.peers(), patch.object(session.Session, "draw", lambda *_, **__: None):
-            return run(cfg, folder)
+        with distributed.lost_process_named(), patch.object(fit, "draw", lambda *_, **__: None):
+            return start(cfg, folder, resumed=resume)
     except KeyboardInterrupt as stop:
         return type(stop).__name__
 
@@ -315,8 +313,8 @@ def test_nobody_holds_the_group_when_it_is_destroyed(monkeypatch):
         assert not held
 
     def in_a_cycle():
-        together = distributed.Together(nn.Linear(2, 2))
-        together.averaged.owner = [together]
+        model = ParallelModel(nn.Linear(2, 2))
+        model.averaged.owner = [model]
 
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -324,7 +322,6 @@ def test_nobody_holds_the_group_when_it_is_destroyed(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", port)
-    monkeypatch.setattr(distributed, "_stores", [])
     monkeypatch.setattr(torch.distributed, "destroy_process_group", checked)
 
     with distributed.joined():

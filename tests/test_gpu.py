@@ -3,11 +3,11 @@
 import pytest
 import torch
 from conftest import SMALL
-from test_objective import CLASSES, FAMILY, TEACHER
+from test_wide_output import CLASSES, FAMILY, TEACHER
 from torch.testing import assert_close
 
 from training.errors import DivergedError
-from training.run.run_folder import read_metrics
+from training.run.finished import read_metrics
 
 DEVICE = "cuda"
 pytestmark = [

@@ -11,11 +11,11 @@ from conftest import SMALL, compose
 from omegaconf import OmegaConf
 
 from ngram import corpus
-from training.cli.app import slug
+from training.cli.main import slug
 from training.errors import CheckpointError, UserError
 from training.run.checkpoint import load_checkpoint
-from training.run.run_folder import load_run
-from training.run.start import run
+from training.run.finished import load_run
+from training.run.start import start as run
 from training.run.targets import instantiate
 
 TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
@@ -83,11 +83,11 @@ def test_an_archive_with_odd_names_is_refused_and_unpacks_nothing(member, tmp_pa
         {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": "a/b", "model": "x"},
         {"_target_": "torch.nn.modules.module.os.system", "command": "touch mark"},
         {"_target_": "training.run.checkpoint.os.makedirs", "name": "mark"},
-        {"_target_": "training.run.run_folder.socket.create_server", "address": ["localhost", 0]},
+        {"_target_": "training.run.folder.socket.create_server", "address": ["localhost", 0]},
         {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": "mark"}},
         {"_target_": "subprocess.run", "args": "touch mark", "shell": True},
         {"_target_": "training.run.checkpoint.write_file", "path": "mark", "content": "x"},
-        {"_target_": "training.run.run_folder.claim", "folder": "mark"},
+        {"_target_": "training.run.folder.claim", "folder": "mark"},
         {"_target_": "losses.CrossEntropyLoss", "weight": {"_target_": "os.mkdir", "path": "mark"}},
         {"_target_": "losses.CrossEntropyLoss", "weight": [{"_target_": "os.mkdir", "path": "m"}]},
         {"_target_": "losses.CrossEntropyLoss", "weight": "${oc.create:{_target_: os.getcwd}}"},
@@ -106,8 +106,8 @@ def test_a_run_folder_cannot_trust_on_its_own_account(tmp_path, monkeypatch):
     run(compose(*TINY), tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     cfg = OmegaConf.load(config)
-    cfg.trusted_targets = ["os", "posix"]
-    cfg.model = {"_target_": "os.makedirs", "name": "mark"}
+    cfg.trusted = ["os", "posix"]
+    cfg.model = {"_target_": "os.makedirs", "name": "mark", "trusted": ["os"]}
     OmegaConf.save(cfg, config)
 
     with pytest.raises(UserError, match="not allowed"):

@@ -90,6 +90,6 @@ def test_distillation_asks_for_the_folder_of_its_teacher():
     cfg = compose("distillation", "loss.temperature=3")
 
     assert OmegaConf.missing_keys(cfg) == {"loss.teacher.run"}
-    assert cfg.teacher._target_ == "training.run.run_folder.load_teacher"
+    assert cfg.teacher._target_ == "training.run.finished.load_teacher"
     cfg.teacher = None
     assert instantiate(cfg).temperature == 3

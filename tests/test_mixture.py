@@ -10,9 +10,9 @@ from ngram.data import sonnets
 from ngram.kneser_ney import KneserNey
 from ngram.reports import KneserNeyBaseline, mixture_weight
 from training.data import Split
+from training.run.finished import read_metrics
 from training.run.log import RunLog
-from training.run.report import Moment
-from training.run.run_folder import read_metrics
+from training.run.report import ReportContext
 
 
 def weight_of(p, q):
@@ -51,7 +51,7 @@ class SkipBigrams(nn.Module):
 def report_on(data, loss_fn, scores, nearest_first, folder):
     model = SkipBigrams(scores, 1 if nearest_first else -2).train()
     log = RunLog(folder)
-    moment = Moment(model, loss_fn, data, log, step=7, seed=1, final=True, max_rows=None)
+    moment = ReportContext(model, loss_fn, data, log, step=7, seed=1, final=True, max_rows=None)
     report = KneserNeyBaseline(max_order=2, nearest_first=nearest_first)(moment)
     log.close()
     return report.rows, read_metrics(folder)[-1]

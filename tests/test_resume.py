@@ -19,14 +19,18 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from training import optimizers
+from training.cli.resume import resumed_settings
 from training.errors import CheckpointError, ConfigError, DivergedError
-from training.run import checkpoint, session
+from training.finite_check import FiniteCheck
+from training.run import checkpoint, fit
+from training.run.build import Trust
 from training.run.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files
+from training.run.finished import load_run
+from training.run.folder import locked
 from training.run.log import RunLog
-from training.run.resume import read_overrides, read_status
-from training.run.run_folder import load_run, locked
 from training.run.signals import Interrupted
-from training.run.start import run
+from training.run.start import start as run
+from training.run.status import read_status
 
 RUN = [
     *SMALL,
@@ -44,7 +48,7 @@ RUN = [
 def no_drawing():
     """Log a number where a figure would be drawn: drawing takes longer than all else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "draw_reliability", lambda *_: None)
+        patch.setattr(fit, "draw_reliability", lambda *_: None)
         patch.setattr(
             RunLog, "figure", lambda log, tag, _, step: log.events.add_scalar(tag, 1, step)
         )
@@ -57,9 +61,10 @@ def settings(*overrides):
 
 
 def start(folder, *overrides, resume=False):
-    cfg = deepcopy(settings(*overrides))
-    cfg.resume = "here" if resume else None
-    return run(cfg, folder)
+    if resume:
+        cfg = resumed_settings(folder, overrides, "ngram")
+        return run(cfg, folder, resumed=True, trust=Trust(guarded=True))
+    return run(deepcopy(settings(*overrides)), folder)
 
 
 class Killed(BaseException):
@@ -68,18 +73,15 @@ class Killed(BaseException):
 
 def stop_after(monkeypatch, step, error=Killed):
     """Stop training as a kill would: right after a step, before anything is written."""
-    from training.loop import Guard
+    check = FiniteCheck.__call__
 
-    steps, check = [], Guard.check
-
-    def counted(guard, *tensors, **seen):
-        steps.append(guard.trainer.step)
-        if guard.trainer.step == step:
-            monkeypatch.setattr(Guard, "check", check)
+    def counted(finite_check, *tensors):
+        if finite_check.training.step == step:
+            monkeypatch.setattr(FiniteCheck, "__call__", check)
             raise error
-        check(guard, *tensors, **seen)
+        check(finite_check, *tensors)
 
-    monkeypatch.setattr(Guard, "check", counted)
+    monkeypatch.setattr(FiniteCheck, "__call__", counted)
 
 
 def events(folder):
@@ -158,14 +160,14 @@ def test_a_stopped_run_ends_bit_identical(stops, never_stopped, tmp_path, monkey
     assert_same_run(tmp_path / "run", never_stopped)
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "draw", "recalibrate", "report", "save"])
+@pytest.mark.parametrize("stage", ["evaluate_split", "draw", "recalibrate", "report", "save"])
 def test_a_stop_outside_of_a_step_loses_nothing_either(stage, never_stopped, tmp_path, monkeypatch):
     def killed(*_, **__):
         raise Killed
 
     for resume in (False, True):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(session.Session, stage, killed)
+            patch.setattr(fit, stage, killed)
             start(tmp_path / "run", resume=resume)
 
     start(tmp_path / "run", resume=True)
@@ -186,18 +188,16 @@ def test_a_finished_run_is_left_as_it_is(never_stopped, capsys):
 def test_a_signal_is_obeyed_at_the_end_of_the_step(
     number, code, never_stopped, tmp_path, monkeypatch, capsys
 ):
-    from training.loop import Guard
+    check = FiniteCheck.__call__
 
-    check = Guard.check
-
-    def signalled(guard, *tensors, **seen):
-        if guard.trainer.step == 5:
+    def signalled(finite_check, *tensors):
+        if finite_check.training.step == 5:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
-        check(guard, *tensors, **seen)
+        check(finite_check, *tensors)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
-        patch.setattr(Guard, "check", signalled)
+        patch.setattr(FiniteCheck, "__call__", signalled)
         start(tmp_path / "run")
     status = read_status(tmp_path / "run")
 
@@ -220,7 +220,7 @@ def test_a_signal_before_training_says_that_nothing_was_lost(wrapped, command_li
                 raise TypeError from None
             raise
 
-    monkeypatch.setattr("training.cli.app.check_settings", stopped)
+    monkeypatch.setattr("training.cli.main.check_settings", stopped)
 
     code, out, err = command_line()
 
@@ -373,12 +373,12 @@ def test_data_with_another_content_is_refused(tmp_path, monkeypatch):
     text.write_text("to be or not to be that is the answer\n" * 30)
 
     with pytest.raises(ConfigError, match=r"data: its content is no longer"):
-        run(compose(*RUN, *own, "resume=here"), tmp_path / "run")
+        start(tmp_path / "run", resume=True)
 
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     program = (
-        "from training.run.run_folder import locked; from pathlib import Path; import time\n"
+        "from training.run.folder import locked; from pathlib import Path; import time\n"
         f"with locked(Path({str(tmp_path / 'run')!r})): print('in', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
@@ -411,11 +411,11 @@ def test_the_command_line_goes_on_with_a_run_by_name_and_the_newest_by_auto(
     command_line, monkeypatch
 ):
     small = [o for o in RUN if not o.startswith("threads")]
-    monkeypatch.setattr(session, "finish", None)
+    monkeypatch.setattr("training.run.start.finish", lambda *_: None)
     stop_after(monkeypatch, 10, Interrupted(signal.SIGTERM))
     code, out, err = command_line(*small, "hydra.run.dir=outputs/a b")
     assert code == 143 and (out.count("interrupted at step"), err) == (1, "")
-    assert "resume='outputs/a b'" in out or "'resume=outputs/a b'" in out
+    assert "'resume=outputs/a b'" in out
 
     code, out, err = command_line("resume=auto", "-m")
     assert (code, out) == (2, "") and "leave -m out" in err
@@ -434,13 +434,20 @@ def test_the_command_line_goes_on_with_a_run_by_name_and_the_newest_by_auto(
 
 
 @pytest.mark.parametrize(
-    "line", ["hydra.callbacks.x._target_=os.system", "--config-dir=/x", "loss@hydra.x=mse", "~seed"]
+    ("word", "answer"),
+    [
+        ("hydra.callbacks.x._target_=os.system", "give settings only"),
+        ("--config-dir=/x", "give settings only"),
+        ("~seed", "give settings only"),
+        ("trainer.epocs=4", "did you mean trainer.epochs"),
+        ("trainer.epochs=3,4", "give one value"),
+        ("trainer.epochs=many", "must be a whole number"),
+        ("experiment=sonnet2", "many settings at once"),
+    ],
 )
-def test_a_run_folder_cannot_bring_hydra_settings_of_its_own(line, tmp_path):
-    (tmp_path / "overrides.yaml").write_text(json.dumps(["seed=1", line]))
-
-    with pytest.raises(CheckpointError, match="is not a setting of a run"):
-        read_overrides(tmp_path)
+def test_resume_takes_settings_only(word, answer, never_stopped):
+    with pytest.raises(ConfigError, match=answer):
+        start(never_stopped, word, resume=True)
 
 
 @contextmanager
@@ -454,29 +461,42 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_training_goes_on(tmp_path, capsys, never_stopped):
-    with small_disk(5000), pytest.raises(CheckpointError, match=r"best\.pt: could not be written"):
-        start(tmp_path / "run")
-
-    out, err = capsys.readouterr()
-    assert "epoch 3/3" in out
-    assert re.search(r"best\.pt: cannot be written \(disk full: [\d,]{6,} bytes needed", err)
-    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.pt"))
-    assert read_status(tmp_path / "run")["status"] == "failed"
-
-
-def test_what_a_full_disk_kept_out_is_there_after_resume(tmp_path, never_stopped, monkeypatch):
+def test_a_full_disk_ends_the_run_and_says_what_goes_on(tmp_path, never_stopped, monkeypatch):
     folder = stopped_at(tmp_path, monkeypatch, 15)
     good = {path: path.read_bytes() for path in folder.rglob("*.pt")}
-    with small_disk(5000):  # the log no longer fits, nor do checkpoints
-        stop_after(monkeypatch, 30)
-        with pytest.raises(Killed):
-            start(folder, resume=True)
+    with small_disk(5000), pytest.raises(CheckpointError) as error:  # neither log nor checkpoint
+        start(folder, resume=True)
+
+    assert error.value.exit_code == 5
+    assert re.search(r"disk full: [\d,]+ bytes needed.*resume=", str(error.value))
     assert {path: path.read_bytes() for path in folder.rglob("*.pt")} == good
-
+    assert not list(tmp_path.rglob("*.tmp"))
     start(folder, resume=True)
-
     assert_same_run(folder, never_stopped)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(
+    number, never_stopped, tmp_path, monkeypatch
+):
+    save, calls = checkpoint.save_checkpoint, []
+
+    def full(state, path, **options):
+        calls.append(path)
+        if len(calls) == number:
+            raise checkpoint.unwritable(path, OSError(28, "No space left on device"), 10)
+        save(state, path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(fit, "save_checkpoint", full)
+        patch.setattr("training.run.state.save_checkpoint", full)
+        start(tmp_path / "run")
+    assert read_status(tmp_path / "run")["status"] == "failed"
+    assert read_status(tmp_path / "run")["exit_code"] == 5
+
+    start(tmp_path / "run", resume=True)
+
+    assert_same_run(tmp_path / "run", never_stopped)
 
 
 def test_a_save_is_written_synced_renamed_and_the_folder_synced(tmp_path, monkeypatch):
@@ -507,36 +527,18 @@ def test_a_stop_at_any_file_operation_of_a_save_loses_nothing(
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        save = session.Session.save
+        save = fit.save
 
-        def dies(self):
-            if self.trainer.step == 8:
+        def dies(run):
+            if run.training.step == 8:
                 if operation == "write":
                     patch.setattr(checkpoint.io, "BytesIO", killed)
                 else:
                     patch.setattr(module, name, killed)
-            save(self)
+            save(run)
 
-        patch.setattr(session.Session, "save", dies)
+        patch.setattr(fit, "save", dies)
         start(folder, resume=True)
     start(folder, resume=True)
 
     assert_same_run(folder, never_stopped)
-
-
-def test_some_full_disk_on_the_way_is_told_by_the_exit_code(tmp_path, monkeypatch, capsys):
-    write, calls = checkpoint.write_file, []
-
-    def full_once(path, content, **options):
-        calls.append(path)
-        if len(calls) == 2:
-            raise checkpoint.unwritable(path, OSError(28, "No space left on device"), len(content))
-        write(path, content, **options)
-
-    monkeypatch.setattr(checkpoint, "write_file", full_once)
-    with pytest.raises(CheckpointError, match=r"the run has ended, but 1 files could not") as error:
-        start(tmp_path / "run")
-
-    assert error.value.exit_code == 5
-    assert "disk full" in capsys.readouterr().err
-    assert load_run(tmp_path / "run").step

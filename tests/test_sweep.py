@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from training.cli import sweep
 from training.cli.comparison import find_runs
 from training.cli.sweep import with_folder
-from training.run import session
-from training.run.resume import read_status
-from training.run.run_folder import locked, write_status
+from training.run import fit
+from training.run.folder import locked, write_status
 from training.run.signals import Interrupted
+from training.run.status import read_status
 
 LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
 LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "loss").glob("*.yaml"))
@@ -91,7 +91,7 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
     def broken(*_):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(session, "draw_reliability", broken)
+    monkeypatch.setattr(fit, "draw_reliability", broken)
     code, out, err = command_line(*words, "optimizer.lr=0.2,0.3")
     assert code == 1 and "Traceback" in err and out.count("a bug") == 2
 
@@ -99,15 +99,15 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
 @pytest.mark.usefixtures("no_page")
 def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypatch):
     words = ("-m", *LIGHT, "loss=mse,cross_entropy", "trainer.save_every=1")
-    real = session.Session.save
+    real = fit.save
 
-    def interrupted(self):
-        real(self)
-        if self.trainer.step == 2:
+    def interrupted(run):
+        real(run)
+        if run.training.step == 2:
             raise Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Session, "save", interrupted)
+        patch.setattr(fit, "save", interrupted)
         assert command_line(*words)[0] == 143
     (folder,) = Path("outputs").iterdir()
     events = list((folder / "mse-seed1").glob("events*"))
@@ -165,7 +165,7 @@ def test_a_job_that_another_process_is_at_keeps_its_status(command_line):
     words = ("-m", *LIGHT, "data.max_lines=300", "hydra.sweep.dir=sweep")
     job = Path("sweep/cross_entropy-seed1")
     assert command_line(*words)[0] == 0
-    write_status(job, "ngram", "running", 3)
+    write_status(job, status="running", step=3)
 
     with locked(job):
         code, _, err = command_line(*words)

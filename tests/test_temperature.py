@@ -15,8 +15,7 @@ from losses import CrossEntropyLoss
 from metrics.temperature import apply_temperature, fit_temperature, fit_temperature_in_chunks
 from scripts import calibrate
 from training.data import Split
-from training.evaluation import evaluate
-from training.recalibration import recalibrate
+from training.evaluation import evaluate, recalibrate
 
 
 def nll(scores, targets, temperature):

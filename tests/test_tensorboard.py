@@ -14,11 +14,10 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from training.errors import DivergedError
-from training.run import start as training_run
 from training.run.checkpoint import load_checkpoint
-from training.run.run_folder import read_metrics
-from training.run.session import Session
+from training.run.finished import read_metrics
 from training.run.signals import Interrupted
+from training.run.start import start
 
 
 def read(folder):
@@ -29,9 +28,7 @@ def read(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs") / "run"
-    training_run.run(
-        compose(*SMALL, "trainer.epochs=7", "trainer.figures=5", "trainer.log_every=10"), folder
-    )
+    start(compose(*SMALL, "trainer.epochs=7", "trainer.figures=5", "trainer.log_every=10"), folder)
     return folder
 
 
@@ -79,10 +76,10 @@ def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_pat
     small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]
     for loss, seed in (("cross_entropy", 1), ("cross_entropy", 2), ("focal", 1)):
         cfg = compose(*small, f"loss={loss}", f"seed={seed}")
-        training_run.run(cfg, tmp_path / f"{loss}-seed{seed}", (), {"loss": loss}, True)
+        start(cfg, tmp_path / f"{loss}-seed{seed}", loss=loss, quiet=True)
     with pytest.raises(DivergedError):
         cfg = compose(*small, "optimizer.lr=1e30", "loss=focal")
-        training_run.run(cfg, tmp_path / "bad", (), {"loss": "focal"}, True)
+        start(cfg, tmp_path / "bad", loss="focal", quiet=True)
 
     groups = session_groups(tmp_path)
 
@@ -111,7 +108,7 @@ def test_a_run_under_way_has_no_end_yet(train, tmp_path):
         raise Interrupted(15)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Session, "save", stopped)
+        patch.setattr(fit, "save", stopped)
         train(*SMALL)
     groups = session_groups(tmp_path)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL, compose
+from conftest import SMALL, compose, run_epoch
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -16,14 +16,10 @@ from losses import CrossEntropyLoss, LogitsMSELoss, OneVsRestBCELoss
 from training.data import Split, epoch_order
 from training.errors import DivergedError
 from training.evaluation import evaluate
-from training.loop import Guard, Trainer, TrainerSettings, clip_gradient, train_epoch
+from training.loop import Training, gradient_norm
 from training.optimizers import Constant, WarmupCosine, adamw, sgd
-from training.run.run_folder import load_run, read_metrics
-
-
-class NoLog:
-    def scalars(self, split, metrics, step):
-        pass
+from training.run.finished import load_run, read_metrics
+from training.settings import TrainerSettings
 
 
 class Classifier(nn.Module):
@@ -38,10 +34,10 @@ class Classifier(nn.Module):
         return self.head(self.features(inputs))
 
 
-def trainer_of(model, optimizer, loss_fn=None, **settings):
+def training_of(model, optimizer, loss_fn=None, **settings):
     settings = TrainerSettings(**({"epochs": 1, "batch_size": 4} | settings))
-    loss_fn = loss_fn or CrossEntropyLoss()
-    return Trainer(model, loss_fn, optimizer, Constant(), settings, 1, NoLog())
+    optimizer = optimizer or sgd(model.parameters(), lr=0.1)
+    return Training(model, loss_fn or CrossEntropyLoss(), optimizer, Constant(), settings, 1)
 
 
 def examples(n=10):
@@ -94,8 +90,7 @@ def tutorial_losses(words, vocabulary, weights, epochs):
 @pytest.mark.parametrize(("experiment", "tolerance"), [("sonnet2", 1e-4), ("sonnet2_fast", None)])
 def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
     from ngram.corpus import read_sonnets
-    from training.run.run_folder import with_facts
-    from training.run.targets import instantiate
+    from training.run.targets import instantiate, with_facts
 
     cfg = compose(f"experiment={experiment}")
     splits = instantiate(cfg.data)
@@ -108,11 +103,10 @@ def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
         f"{names[k.split('.')[0]]}.{k.split('.')[1]}": v.clone()
         for k, v in model.state_dict().items()
     }
-    trainer = Trainer(
-        model, instantiate(cfg.loss), optimizer, instantiate(cfg.scheduler), settings, 1, NoLog()
-    )
+    schedule = instantiate(cfg.scheduler)
+    training = Training(model, instantiate(cfg.loss), optimizer, schedule, settings, 1)
 
-    ours = [train_epoch(trainer, splits.train, epoch) * 113 for epoch in range(1, 21)]
+    ours = [run_epoch(training, splits.train, epoch) * 113 for epoch in range(1, 21)]
 
     words = read_sonnets([2]).split()
     assert len(words) == 115 and len(splits.train) == 113 and splits.num_classes == 97
@@ -173,9 +167,9 @@ def test_an_epoch_visits_every_example_once_and_its_loss_is_the_mean_over_exampl
     seen, split = [], examples(10)
     model = Classifier()
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    trainer = trainer_of(model, sgd(model.parameters(), lr=1e-12))
+    training = training_of(model, sgd(model.parameters(), lr=1e-12))
 
-    loss = train_epoch(trainer, split, 1)
+    loss = run_epoch(training, split, 1)
 
     rows = torch.cat(seen)
     assert [len(batch) for batch in seen] == [4, 4, 2]
@@ -187,19 +181,19 @@ def test_an_epoch_visits_every_example_once_and_its_loss_is_the_mean_over_exampl
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_what_is_not_finite_stops_before_the_weights_change(where):
     model, split = Classifier(), examples()
-    trainer = trainer_of(model, adamw(model.parameters(), lr=0.5), epochs=2)
-    train_epoch(trainer, split, 1)
+    training = training_of(model, adamw(model.parameters(), lr=0.5), epochs=2)
+    run_epoch(training, split, 1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     if where == "loss":
         split.inputs[3] = torch.inf
     else:
         model.head.bias.register_hook(lambda gradient: gradient * torch.nan)
-    trainer.settings.__dict__["batch_size"] = 10  # one batch: the bad one
+    training.settings.__dict__["batch_size"] = 10  # one batch: the bad one
 
     with pytest.raises(
         DivergedError, match=r"stopped before step 4: .*learning rate 0.5; try"
     ) as e:
-        train_epoch(trainer, split, 2)
+        run_epoch(training, split, 2)
 
     assert e.value.exit_code == 3
     assert where == "gradient" or "loss inf" in str(e.value) or "loss nan" in str(e.value)
@@ -210,37 +204,57 @@ def test_what_is_not_finite_stops_before_the_weights_change(where):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_the_masked_guard_skips_the_bad_update_and_all_after_it(kind):
+def test_the_mask_skips_the_bad_update_and_all_after_it(kind):
     torch.manual_seed(0)
     model = Classifier()
     optimizer = kind(model.parameters(), lr=0.1, fused=True)
-    trainer = trainer_of(model, optimizer)
-    guard = Guard(trainer, torch.device("cpu"))
-    guard.masked = True  # as on an accelerator
-    guard.first_bad = torch.full((), torch.inf)
+    training = training_of(model, optimizer)
+    check = training.finite_check
+    check.masked = True  # as on an accelerator
+    check.bad_loss, check.first_bad_step = torch.zeros(()), torch.full((), torch.inf)
     optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(())
     weights = []
     for scale in (1.0, math.nan, 1.0):
         optimizer.zero_grad()
-        loss = model(torch.ones(2, 5)).sum() * scale
+        inputs = torch.ones(2, 5)
+        logits = model(inputs)
+        loss = logits.sum() * scale
         loss.backward()
-        guard.check(loss.detach(), clip_gradient(list(model.parameters()), 0.0))
+        check(loss.detach(), gradient_norm(list(model.parameters())), inputs, logits)
         optimizer.step()
-        trainer.step += 1
+        training.step += 1
         weights.append(model.head.weight.detach().clone())
 
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     with pytest.raises(DivergedError, match="before step 2"):
-        guard.read()
+        check.raise_if_skipped()
 
 
-def test_gradients_are_clipped_to_the_norm_and_left_alone_at_zero():
-    parameter = nn.Parameter(torch.zeros(4))
-    for bound, expected in ((0.0, 10.0), (1.0, 1.0), (20.0, 10.0)):
-        parameter.grad = torch.full((4,), 5.0)
-        (norm,) = clip_gradient([parameter], bound)
-        assert norm.item() == pytest.approx(10)
-        assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-5)
+def test_the_norm_is_that_of_the_whole_gradient():
+    parameters = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(3)), nn.Parameter()]
+    parameters[0].grad, parameters[1].grad = torch.full((4,), 5.0), torch.tensor([1.0, -2, 3])
+
+    norm = gradient_norm(parameters)
+
+    assert norm.item() == pytest.approx(math.sqrt(100 + 14), rel=1e-6)
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.1, 1e9])
+def test_a_step_is_clipped_to_the_norm_and_left_alone_at_zero(bound):
+    split = examples(4)
+    loss_fn = CrossEntropyLoss(reduction="sum")
+    moves = []
+    for clip_norm in (0.0, bound):
+        torch.manual_seed(0)
+        model = Classifier()
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        optimizer = sgd(model.parameters(), 1.0)
+        run_epoch(training_of(model, optimizer, loss_fn, clip_norm=clip_norm), split, 1)
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        moves.append((after - before).norm())
+
+    free = moves[0].item()
+    assert moves[1].item() == pytest.approx(min(free, bound or free), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -358,8 +372,7 @@ def test_perplexity_is_exp_of_the_total_nll(train):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "nll", "label_smoothing", "weighted", "mse"])
 def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
-    from training.run.run_folder import with_facts
-    from training.run.targets import instantiate
+    from training.run.targets import instantiate, with_facts
 
     generator = torch.Generator().manual_seed(0)
     split = Split(
@@ -369,10 +382,10 @@ def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
     torch.manual_seed(0)
     model = Classifier()
     model.features = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 8))
-    trainer = trainer_of(
+    training = training_of(
         model, adamw(model.parameters(), lr=0.01), instantiate(cfg.loss), epochs=300, batch_size=8
     )
     for epoch in range(1, 301):
-        train_epoch(trainer, split, epoch)
+        run_epoch(training, split, epoch)
 
-    assert evaluate(model, trainer.loss_fn, split, 3).metrics["accuracy"] == 1
+    assert evaluate(model, training.loss_fn, split, 3).metrics["accuracy"] == 1

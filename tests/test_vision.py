@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, compose
+from conftest import ROOT, compose, run_epoch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import confusion_matrix
@@ -20,12 +20,11 @@ from torch.testing import assert_close
 
 from training.data import Split, stream_seed
 from training.errors import ConfigError, DataError
-from training.evaluation import evaluate
-from training.loop import Trainer, train_epoch
-from training.recalibration import recalibrate
-from training.run import start as training_run
-from training.run.run_folder import load_run, read_metrics, with_facts
-from training.run.targets import instantiate
+from training.evaluation import evaluate, recalibrate
+from training.loop import Training
+from training.run.finished import load_run, read_metrics
+from training.run.start import start
+from training.run.targets import instantiate, with_facts
 from vision.augment import Augment, uniforms
 from vision.data import image_splits, stratified
 from vision.images import (
@@ -465,7 +464,7 @@ def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs") / "run"
     cfg = compose("trainer.epochs=2", "model.width=16", "trainer.figures=2", task="vision")
-    training_run.run(cfg, folder)
+    start(cfg, folder)
     return folder
 
 
@@ -480,13 +479,9 @@ def test_thirty_two_images_reach_zero_error_under_each_loss(loss, run):
     model, loss_fn, settings = map(instantiate, (cfg.model, cfg.loss, cfg.trainer))
     optimizer = instantiate(cfg.optimizer, call_with=[model.parameters()])
 
-    class NoLog:
-        def scalars(self, *_):
-            pass
-
-    trainer = Trainer(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1, NoLog())
+    training = Training(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1)
     for epoch in range(1, 201):
-        train_epoch(trainer, split, epoch)
+        run_epoch(training, split, epoch)
         if epoch % 5 == 0:
             log_probs = loss_fn.log_probs(model.eval()(split.inputs))
             if torch.equal(log_probs.argmax(1), split.targets):
@@ -623,7 +618,7 @@ def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
 
 
 def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatch):
-    from training.run.report import Moment
+    from training.run.report import ReportContext
     from vision import reports
 
     shown = {}
@@ -632,7 +627,7 @@ def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatc
     finished, log = load_run(run), type("Log", (), {})()
     log.scalars = log.figure = lambda *_: None
     log.events = type("Events", (), {"add_pr_curve": lambda *_: None})
-    moment = Moment(
+    moment = ReportContext(
         finished.model, finished.loss_fn, finished.splits(), log, 1, 1, final=True, max_rows=None
     )
 

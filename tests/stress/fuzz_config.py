@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
 import training.run.start  # noqa: E402
-from training.cli.app import CONFIGS, main, use_task_options  # noqa: E402
+from training.cli.main import CONFIGS, main, use_task_options  # noqa: E402
 from training.run.targets import leaves  # noqa: E402
 
 NUMBERS = ["-1", "0", "1", "2", "0.5", "-0.5", "1.5", "1e-300", "1e300", "1e38", "99999999999", "7"]

@@ -34,12 +34,12 @@ import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: E402
 from tensorboard.compat.proto.event_pb2 import Event  # noqa: E402
-
-from training.cli.app import main  # noqa: E402
-from training.run import checkpoint  # noqa: E402
-from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
 from training.run.resume import read_status  # noqa: E402
 from training.run.session import Session  # noqa: E402
+
+from training.cli.main import main  # noqa: E402
+from training.run import checkpoint  # noqa: E402
+from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
 TASKS = {

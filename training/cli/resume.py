@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.settings import CONFIGS, check_settings, compose
+from training.cli.settings import CONFIGS, check_settings, compose, did_you_mean
 from training.errors import CheckpointError, ConfigError
 from training.run.identity import leaves
 from training.run.status import CONFIG, STATUS, read_status
@@ -72,7 +72,7 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
                 )
             base[key] = compose(task, [word])[key]
         elif override.is_add() or override.is_delete() or key not in dict(leaves(base)):
-            check_settings(OmegaConf.create({key: 0}), stored)  # names the nearest setting
+            raise ConfigError(f"{word}: no such setting{did_you_mean(key, dict(leaves(base)))}")
         else:
             values.append((key, override.value()))
     cfg = copy.deepcopy(base)

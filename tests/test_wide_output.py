@@ -1,18 +1,18 @@
-"""What a step minimises: the same over many classes a few rows at a time as in one piece."""
+"""Many classes, computed a block of rows at a time: the same step as in one piece."""
 
 import pytest
 import torch
-from conftest import compose
-from test_training import Classifier, NoLog, examples
+from conftest import compose, run_epoch
+from test_training import Classifier, examples, training_of
 from torch import nn
 
 import losses
-from training import objective as module
-from training.data import Split
-from training.errors import DivergedError
-from training.loop import Trainer, TrainerSettings, train_epoch
-from training.objective import Objective
-from training.optimizers import Constant, sgd
+from training import wide_output as module
+from training.data import Split, Splits
+from training.errors import ConfigError, DivergedError
+from training.loop import train_epoch
+from training.optimizers import sgd
+from training.run.build import try_first_examples
 
 CLASSES = 37
 WEIGHT = torch.linspace(0.0, 2.0, CLASSES)
@@ -32,6 +32,9 @@ FAMILY = {
 TEACHER = nn.Linear(5, CLASSES)
 
 
+NOISE = ("noise", "dropout", "input_dropout", "output_dropout")
+
+
 def cut_small(monkeypatch, wide):
     """Let 30 rows be several blocks of several pieces each, or never cut."""
     monkeypatch.setattr(module, "WIDE", 1 if wide else 10**12)
@@ -40,10 +43,12 @@ def cut_small(monkeypatch, wide):
 
 
 def gradients(loss_fn, model, inputs, targets, precision="float32"):
-    model.zero_grad()
-    total, normaliser = Objective(model, loss_fn, precision)(inputs, targets)
-    (total / normaliser).backward()
-    return [total.detach(), normaliser, *(p.grad for p in model.parameters())]
+    """Return total, normaliser and every gradient of a training step on the whole batch."""
+    settings = {"batch_size": len(inputs), "shuffle": False, "precision": precision}
+    training = training_of(model, sgd(model.parameters(), lr=1e-30), loss_fn, **settings)
+    training.epoch = 1
+    update = next(train_epoch(training, Split(inputs, targets)))
+    return [update.total, update.normaliser, *(p.grad for p in model.parameters())]
 
 
 def assert_near(ours, theirs):
@@ -105,11 +110,14 @@ def test_bf16_blocks_round_no_more_than_autocast_does(monkeypatch):
 
 
 def test_a_tied_weight_gets_both_of_its_gradients(monkeypatch):
-    from training.run.run_folder import with_facts
-    from training.run.targets import instantiate
+    from training.run.targets import instantiate, with_facts
 
-    cfg = with_facts(compose("model.noise=0"), CLASSES, torch.ones(CLASSES, dtype=torch.int64))
-    model = instantiate(cfg.model).eval()  # no dropout
+    cfg = with_facts(
+        compose(*(f"model.{name}=0" for name in NOISE)),
+        CLASSES,
+        torch.ones(CLASSES, dtype=torch.int64),
+    )
+    model = instantiate(cfg.model)
     assert model.head.weight is model.embedding.weight
     inputs, targets = torch.randint(CLASSES, (30, 12)), torch.randint(CLASSES, (30,))
 
@@ -132,8 +140,7 @@ def test_a_loss_with_weights_of_its_own_sees_the_whole_batch(monkeypatch):
 
     loss_fn = Tempered()
     cut_small(monkeypatch, wide=True)
-    total, _ = Objective(Classifier(), loss_fn, "float32")(*examples().batch(slice(None), 1))
-    total.backward()
+    gradients(loss_fn, Classifier(), *examples().batch(slice(None), 1))
 
     assert loss_fn.scale.grad.abs() > 0
 
@@ -144,12 +151,10 @@ def test_what_is_not_finite_in_a_block_stops_before_the_weights_change(monkeypat
     split.inputs[20] = torch.inf
     model = Classifier()
     before = model.head.weight.detach().clone()
-    settings = TrainerSettings(epochs=1, batch_size=30)
-    optimizer = sgd(model.parameters(), lr=0.1)
-    trainer = Trainer(model, losses.CrossEntropyLoss(), optimizer, Constant(), settings, 1, NoLog())
+    training = training_of(model, sgd(model.parameters(), lr=0.1), batch_size=30)
 
     with pytest.raises(DivergedError, match="before step 1: loss nan, first bad tensor inputs"):
-        train_epoch(trainer, split, 1)
+        run_epoch(training, split, 1)
 
     assert torch.equal(model.head.weight, before)
 
@@ -164,57 +169,36 @@ def test_batches_that_are_not_shuffled_know_their_rows():
     split = examples(10)
     split = Split(split.inputs, split.targets, augment)
     model = Classifier()
-    settings = TrainerSettings(epochs=1, batch_size=4, shuffle=False)
-    optimizer = sgd(model.parameters(), lr=0.1)
-    train_epoch(
-        Trainer(model, losses.CrossEntropyLoss(), optimizer, Constant(), settings, 1, NoLog()),
-        split,
-        1,
-    )
+    training = training_of(model, sgd(model.parameters(), lr=0.1), shuffle=False)
+
+    run_epoch(training, split, 1)
 
     assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
-def test_a_model_that_cannot_be_compiled_is_trained_without(monkeypatch, capsys):
-    def refuses(function):
-        def compiled(*arguments):
-            raise RuntimeError("no compiler\n  found here")
+def test_a_model_that_cannot_be_compiled_is_refused_before_training(monkeypatch):
+    def refuses(_):
+        raise RuntimeError("\nno compiler found here\n at all")
 
-        return compiled
+    monkeypatch.setattr(torch, "compile", lambda _: refuses)
+    split = examples()
+    splits = Splits(split, split, split, split, torch.ones(3).long(), ("a", "b", "c"), "points")
+    training = training_of(Classifier(), None, compile=True)
 
-    monkeypatch.setattr(torch, "compile", refuses)
-    model, batch = Classifier(), examples().batch(slice(None), 1)
-    objective = Objective(model, losses.CrossEntropyLoss(), compile=True)
-
-    totals = [objective(*batch)[0] for _ in range(2)]
-
-    expected = Objective(model, losses.CrossEntropyLoss())(*batch)[0]
-    assert totals == [expected, expected]
-    warning = "warning: trainer.compile=true: goes on without (no compiler found here)\n"
-    assert capsys.readouterr().err == warning
-
-
-def test_a_fault_of_the_model_is_not_taken_for_one_of_the_compiler(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    objective = Objective(Classifier(dim=7), losses.CrossEntropyLoss(), compile=True)
-
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        objective(*examples().batch(slice(None), 1))
+    with pytest.raises(ConfigError, match=r"cannot compile the model here \(no compiler found"):
+        try_first_examples(training, splits)
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_as_one_that_is_not(capsys):
+def test_a_compiled_model_trains_as_one_that_is_not():
     weights = []
     for compile in (False, True):
         torch.manual_seed(0)
         model = Classifier()
-        settings = TrainerSettings(epochs=2, batch_size=4, compile=compile)
         optimizer = sgd(model.parameters(), lr=0.1)
-        loss_fn = losses.CrossEntropyLoss()
-        trainer = Trainer(model, loss_fn, optimizer, Constant(), settings, 1, NoLog())
+        training = training_of(model, optimizer, epochs=2, compile=compile)
         for epoch in (1, 2):
-            train_epoch(trainer, examples(), epoch)  # its last batch is smaller
+            run_epoch(training, examples(), epoch)  # its last batch is smaller
         weights.append(torch.cat([p.flatten() for p in model.parameters()]))
 
     assert torch.allclose(*weights, rtol=1e-5, atol=1e-6)
-    assert "trainer.compile" not in capsys.readouterr().err
