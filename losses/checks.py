@@ -1,7 +1,7 @@
-"""The sentences with which a loss answers a bad argument or a bad batch.
+"""Input checks shared by all losses, and their error messages.
 
-Each says what was expected, what came, and how to mend it. That of a constructor argument begins
-with the argument's name.
+Each message says what was expected, what came, and how to fix it. The message about a constructor
+argument begins with the argument's name.
 """
 
 import math
@@ -40,15 +40,13 @@ def index(name: str, value: int) -> int:
     return int(value)
 
 
-def factors(
-    name: str, value: Values, dtype: torch.dtype = torch.float32, *, allowed: str = ">= 0"
-) -> Tensor:
-    """Return finite factors, ">= 0" or "> 0", as a tensor of floats, by default of `dtype`."""
+def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
+    """Return finite factors, ">= 0" or "> 0", as a tensor; numbers in a list become float64."""
     try:
-        values = value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=dtype)
+        values = value if isinstance(value, Tensor) else torch.tensor(list(value)).double()
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be one number a class, got {value!r}") from None
-    values = values if values.is_floating_point() else values.to(dtype)
+        raise TypeError(f"{name} must be one number per class, got {value!r}") from None
+    values = values if values.is_floating_point() else values.double()
     bad = ~(values.isfinite() & (values > 0 if allowed == "> 0" else values >= 0))
     if bad.any():
         where = f" for class {int(bad.nonzero()[0, -1])}" if values.ndim else ""
@@ -56,12 +54,14 @@ def factors(
     return values
 
 
-def class_weight(name: str, value: Values, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return one factor >= 0 a class, (C,), not all of them 0."""
-    values = factors(name, value, dtype)
+def class_weight(name: str, value: Values) -> Tensor:
+    """Return one factor >= 0 per class, (C,), not all of them 0."""
+    values = factors(name, value)
     if values.ndim != 1 or len(values) < 2:
         shape = tuple(values.shape)
-        raise ValueError(f"{name} must be one number a class, (C,) with C >= 2, got shape {shape}")
+        raise ValueError(
+            f"{name} must be one number per class, (C,) with C >= 2, got shape {shape}"
+        )
     if not values.any():
         raise ValueError(f"{name} must be > 0 for at least one class, got only zeros")
     return values
@@ -79,7 +79,7 @@ def types(logits: Tensor, targets: Tensor) -> None:
 def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities: bool) -> bool:
     """Check types and shapes; return whether the targets are class probabilities.
 
-    It compares sizes and reads no number, so that every step can afford it.
+    It compares sizes and reads no number, so it is cheap enough for every training step.
     """
     types(logits, targets)
     if logits.ndim == 0:
@@ -93,9 +93,9 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
         )
     if weight is not None and len(weight) != num_classes:
         got = len(weight)
-        mend = f"class {got} has none" if got < num_classes else f"there is no class {num_classes}"
+        hint = f"class {got} has none" if got < num_classes else f"there is no class {num_classes}"
         raise ValueError(
-            f"weight must have one entry for each of {num_classes} classes, got {got}: {mend}"
+            f"weight must have one entry for each of {num_classes} classes, got {got}: {hint}"
         )
     if probabilities and targets.shape == logits.shape and targets.is_floating_point():
         return True
@@ -103,7 +103,7 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     if targets.shape != expected:
         raise ValueError(
             f"targets must have shape {tuple(expected)} for logits {tuple(logits.shape)}, got "
-            f"{tuple(targets.shape)}{_mend_shape(logits, targets, tuple(expected))}"
+            f"{tuple(targets.shape)}{_hint_shape(logits, targets, tuple(expected))}"
         )
     if targets.is_floating_point() or targets.is_complex():
         raise TypeError(
@@ -113,7 +113,7 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     return False
 
 
-def _mend_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
+def _hint_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
     if logits.ndim == 1:
         return ": one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if targets.shape == logits.shape and targets.is_floating_point():
@@ -177,7 +177,7 @@ def between_0_and_1(targets: Tensor) -> None:
 
 
 def not_probabilities(logits: Tensor, name: str = "logits") -> None:
-    """Refuse logits (N, C, d1..dk) whose every row is a distribution already."""
+    """Refuse logits (N, C, d1..dk) if every row is already a probability distribution."""
     if logits.numel() and (logits >= 0).all():
         off = (logits.sum(1, dtype=torch.float32) - 1).abs().max()
         if off < _tolerance(logits):
