@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from losses import checks
-from losses.gradient import is_transformed, quick_losses
+from losses.gradient import QuickForm, is_transformed
 
 Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
 Link = Literal["own", "softmax"]
+Sums = tuple[Tensor, Tensor]  # (total, normaliser)
 
 
 class ClassificationLoss(nn.Module):
@@ -109,9 +110,7 @@ class ClassificationLoss(nn.Module):
         total, normaliser = self.sums(logits, targets, inputs)
         return total if self.reduction == "sum" else total / normaliser.where(normaliser > 0, 1)
 
-    def sums(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
         """Return (total, normaliser); both add up over any cut of the batch into rows."""
         losses, shares = self._unreduced(logits, targets, inputs)
         return losses.sum(), shares.sum()
@@ -140,9 +139,7 @@ class ClassificationLoss(nn.Module):
             self.check(logits, targets)
             self._checked = logits.numel() > 0
 
-    def _unreduced(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Sums:
         """Return the losses, zero where ignored, and what each adds to the normaliser."""
         soft = checks.shapes(logits, targets, self.weight, self.takes_probabilities)
         self._check_first(logits, targets)
@@ -177,9 +174,10 @@ class ClassificationLoss(nn.Module):
         return losses if self.weight is None else losses * self.weight[targets].to(losses.dtype)
 
     def _unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if not self._has_quick_form:
+        if not self._has_quick_form or is_transformed(logits):
             return self.elementwise(logits, targets)
-        return quick_losses(self.elementwise, self.quick_elementwise, logits, targets)
+        losses: Tensor = QuickForm.apply(self, logits, targets)
+        return losses
 
 
 def _short(value: object) -> str:

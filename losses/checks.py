@@ -43,7 +43,9 @@ def index(name: str, value: int) -> int:
 def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
     """Return finite factors, ">= 0" or "> 0", as a tensor; numbers in a list become float64."""
     try:
-        values = value if isinstance(value, Tensor) else torch.tensor(list(value)).double()
+        values = (
+            value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=torch.float64)
+        )
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be one number per class, got {value!r}") from None
     values = values if values.is_floating_point() else values.double()
@@ -92,18 +94,16 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
             "for one yes-or-no output use MultiLabelBCELoss"
         )
     if weight is not None and len(weight) != num_classes:
-        got = len(weight)
-        hint = f"class {got} has none" if got < num_classes else f"there is no class {num_classes}"
         raise ValueError(
-            f"weight must have one entry for each of {num_classes} classes, got {got}: {hint}"
+            f"weight must have one entry for each of {num_classes} classes, got {len(weight)}"
         )
     if probabilities and targets.shape == logits.shape and targets.is_floating_point():
         return True
-    expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+    expected = tuple(logits.shape[:axis] + logits.shape[axis + 1 :])
     if targets.shape != expected:
         raise ValueError(
-            f"targets must have shape {tuple(expected)} for logits {tuple(logits.shape)}, got "
-            f"{tuple(targets.shape)}{_hint_shape(logits, targets, tuple(expected))}"
+            f"targets must have shape {expected} for logits {tuple(logits.shape)}, got "
+            f"{tuple(targets.shape)}: {_hint_shape(logits, targets, expected)}"
         )
     if targets.is_floating_point() or targets.is_complex():
         raise TypeError(
@@ -115,16 +115,14 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
 
 def _hint_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
     if logits.ndim == 1:
-        return ": one row of logits takes one target, so keep both axes of a batch, (N, C)"
-    if targets.shape == logits.shape and targets.is_floating_point():
-        return ": this loss takes class indices, targets.argmax(1)"
+        return "one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if targets.shape == logits.shape:
-        return ", one-hot integers: use class indices, targets.argmax(1)"
+        return "use class indices, targets.argmax(1)"
     if targets.shape == logits.shape[:-1]:
-        return ": the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
+        return "the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
-        return f": use targets.reshape({expected})"
-    return ": one class index for each row of logits"
+        return f"use targets.reshape({expected})"
+    return "one class index for each row of logits"
 
 
 def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -134,8 +132,7 @@ def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
         where = tuple(bad.nonzero()[0].tolist())
         raise ValueError(
             f"targets must be class indices in [0, {num_classes}) or ignore_index "
-            f"({ignore_index}), got {targets[where].item()} at {where}: is the number of classes "
-            "right, and are they counted from 0?"
+            f"({ignore_index}), got {targets[where].item()} at {where}: are they counted from 0?"
         )
 
 
@@ -151,8 +148,7 @@ def class_probabilities(targets: Tensor) -> None:
     if abs(worst - 1) > _tolerance(targets):
         raise ValueError(
             "targets given as class probabilities must sum to 1 over the class axis (1), got a sum "
-            f"of {worst:g}: divide by the sum, move the class axis to 1, or pass class indices as "
-            "integers"
+            f"of {worst:g}: divide by it, move the class axis to 1, or pass integer class indices"
         )
 
 
@@ -198,9 +194,8 @@ def log_probabilities(log_probs: Tensor) -> None:
     off = sums.abs().max().item() if sums.numel() else 0.0
     if not off < 10 * _tolerance(log_probs):
         raise ValueError(
-            "log_probs must be normalised log-probabilities, got rows whose exponentials do not "
-            f"sum to 1 (logsumexp off by {off:.2g}), such as raw logits: use log_softmax(logits, "
-            "1) first, or CrossEntropyLoss on the logits"
+            "log_probs must be normalised log-probabilities, got rows that do not sum to 1 "
+            f"(logsumexp off by {off:.2g}), such as raw logits: use log_softmax(logits, 1) first"
         )
 
 

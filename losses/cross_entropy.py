@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
+from losses.base import ClassificationLoss, Link, Reduction, Sums, Weight, class_axis, log_softmax
 from losses.link import with_floor, without_weight
 
 _INDICES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -62,29 +62,24 @@ class CrossEntropyLoss(ClassificationLoss):
         )
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
 
-    def sums(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
         """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
         if not self._checked:
             self._check_first(logits, targets)
-        if (
-            isinstance(logits, Tensor)
-            and isinstance(targets, Tensor)
-            and self.label_smoothing == 0
-            and logits.ndim == 2
-            and logits.shape[1] > 1
-            and targets.ndim == 1
-            and targets.dtype in _INDICES
-            and self._has_quick_form  # a subclass with a formula of its own is computed by that
-        ):
-            half = logits.dtype in (torch.float16, torch.bfloat16)
-            try:
+        try:
+            if (
+                self.label_smoothing == 0
+                and logits.ndim == 2
+                and logits.shape[1] > 1
+                and targets.dtype in _INDICES
+                and self._has_quick_form  # a subclass with a formula of its own is computed by that
+            ):
+                half = logits.dtype in (torch.float16, torch.bfloat16)
                 log_probs = (logits.float() if half else logits).log_softmax(1)
                 weight = None if self.weight is None else self.weight.to(log_probs.dtype)
                 return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
-            except (IndexError, RuntimeError):
-                pass  # the general case below raises the same with a message that says what to do
+        except (AttributeError, IndexError, RuntimeError, TypeError):
+            pass  # the general case below refuses the same batch and says what to do
         return super().sums(logits, targets, inputs)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:

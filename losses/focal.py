@@ -54,15 +54,16 @@ class FocalLoss(ClassificationLoss):
         self.gamma = checks.number("gamma", gamma, "[0, inf)")
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return (1 - p)^g (-ln p), p the probability of the target."""
-        rows = targets.unsqueeze(1)
-        z_y = logits.gather(1, rows).squeeze(1)
-        # p = sigmoid(odds) and 1 - p = sigmoid(-odds): neither loses its digits near 0 or 1
-        odds = z_y - logits.scatter(1, rows, -torch.inf).logsumexp(1)
-        return -(self.gamma * F.logsigmoid(-odds)).exp() * F.logsigmoid(odds)
+        """Return q^g (-ln p), p the probability of the target and q = 1 - p."""
+        rows, log_probs = targets.unsqueeze(1), logits.log_softmax(1)
+        log_p = log_probs.gather(1, rows).squeeze(1)
+        log_q = log_probs.scatter(1, rows, -torch.inf).logsumexp(1)
+        # with o = ln(p / q), p = sigmoid(o) and q = sigmoid(-o) keep their digits near 0 and 1
+        o = log_p - log_q
+        return -(self.gamma * F.logsigmoid(-o)).exp() * F.logsigmoid(o)
 
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return q^g (-ln p), q = 1 - p; its gradient is c p_k at k != y and -c q at y."""
+        """Return the same; its gradient is c p_k at k != y and -c q at y."""
         rows = targets.unsqueeze(1)
         others, p, q = split_softmax(logits, rows)
         # ln p = z_y - max z + ln max p does not underflow, and ln(1 - q) keeps its digits near 0

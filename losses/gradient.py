@@ -6,21 +6,17 @@ the losses and their gradient. It serves ordinary training, where one derivative
 derivatives and function transforms use the plain formula, which autograd can follow.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Formula = Callable[[Tensor, Tensor], Tensor]
-QuickFormula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
 
 def is_transformed(logits: Tensor) -> bool:
     """Return whether torch.compile, torch.func or forward-mode autograd follows the computation.
 
-    If so, no Python code may look at the numbers, and a gradient by hand would be left out.
+    If so, Python code may not look at the numbers, and a gradient by hand would not be followed.
     """
     return (
         torch.compiler.is_compiling()
@@ -29,36 +25,29 @@ def is_transformed(logits: Tensor) -> bool:
     )
 
 
-def quick_losses(plain: Formula, quick: QuickFormula, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return plain(logits, targets), (N, d1..dk), computed by `quick` where that is possible.
+class QuickForm(torch.autograd.Function):
+    """apply(loss_fn, logits, targets): loss_fn.elementwise, computed by loss_fn.quick_elementwise.
 
-    `quick` returns the losses, (N, 1, d1..dk), and their gradient, (N, C, d1..dk).
+    A backward pass with create_graph=True computes the plain formula again, so that autograd sees
+    how the gradient depends on the logits.
     """
-    if is_transformed(logits):
-        return plain(logits, targets)
-    losses: Tensor = _QuickLosses.apply(logits, targets, plain, quick)
-    return losses
 
-
-class _QuickLosses(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, plain: Formula, quick: QuickFormula
-    ) -> Tensor:
-        losses, slope = quick(logits, targets)
+    def forward(ctx: Any, loss_fn: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses, (N, d1..dk), and keep their gradient."""
+        losses, slope = loss_fn.quick_elementwise(logits, targets)
+        ctx.loss_fn = loss_fn
         ctx.save_for_backward(logits, targets, slope)
-        ctx.plain = plain
-        return losses.squeeze(1)
+        return torch.squeeze(losses, 1)
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the logits for that of the losses, `outer`."""
         logits, targets, slope = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return outer.unsqueeze(1) * slope, None, None, None
-        # create_graph=True: autograd has to see how the gradient depends on the logits
-        losses = ctx.plain(logits, targets)
-        (gradient,) = torch.autograd.grad(losses, logits, outer, create_graph=True)
-        return gradient, None, None, None
+            return None, outer.unsqueeze(1) * slope, None
+        losses = ctx.loss_fn.elementwise(logits, targets)
+        return None, *torch.autograd.grad(losses, logits, outer, create_graph=True), None
 
 
 def split_softmax(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,9 +40,8 @@ def cross_entropy(
 
 def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
     """Return -alpha_y (1 - p_y)^gamma ln p_y (Lin 2017)."""
-    log_p = log_softmax(logits)[np.arange(len(targets)), targets]
-    alpha = np.ones(logits.shape[1]) if weight is None else weight
-    return -alpha[targets] * (1 - np.exp(log_p)) ** gamma * log_p
+    p = softmax(logits)[np.arange(len(targets)), targets]
+    return (1 - p) ** gamma * cross_entropy(logits, targets, weight)
 
 
 def softmax_mse(logits: Array, targets: Indices) -> Array:
@@ -63,9 +62,8 @@ def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | floa
     -ln s = max(-z, 0) + ln(1 + exp(-|z|)), and -ln(1 - s) is the same with z for -z.
     """
     tail = np.log1p(np.exp(-np.abs(logits)))
-    minus_log_s, minus_log_1_s = np.maximum(-logits, 0) + tail, np.maximum(logits, 0) + tail
-    losses: Array = pos_weight * targets * minus_log_s + (1 - targets) * minus_log_1_s
-    return losses
+    positive = pos_weight * targets * (np.maximum(-logits, 0) + tail)
+    return positive + (1 - targets) * (np.maximum(logits, 0) + tail)
 
 
 def one_vs_rest(logits: Array, targets: Indices) -> Array:
