@@ -32,9 +32,10 @@ class ClassificationLoss(nn.Module):
         >>> ZeroOneLoss()(logits, torch.tensor([0, 0]))
         tensor(0.5000)
 
-    For speed a subclass may add `quick_elementwise`, the same losses with their gradient written by
-    hand. It is used in ordinary training, and only if the class that defines `elementwise` also
-    defines it; second derivatives and torch.func use `elementwise`.
+    For speed a subclass may add `quick_elementwise(logits, targets)`, which returns the same losses
+    as (N, 1, d1..dk) and their gradient, (N, C, d1..dk). It is used in ordinary training, if the
+    class that defines `elementwise` defines it too; second derivatives and torch.func use
+    `elementwise`.
 
     The mean divides by the sum of the weights of the targets that count (torch's definition); if
     none counts, the loss and its gradient are 0. float16 and bfloat16 are computed in float32.
@@ -84,10 +85,6 @@ class ClassificationLoss(nn.Module):
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each element, (N, d1..dk), before weights and mask."""
-        raise NotImplementedError
-
-    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses, (N, 1, d1..dk), and their gradient, (N, C, d1..dk)."""
         raise NotImplementedError
 
     def log_probs(self, logits: Tensor) -> Tensor:

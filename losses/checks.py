@@ -41,14 +41,11 @@ def index(name: str, value: int) -> int:
 
 
 def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
-    """Return finite factors, ">= 0" or "> 0", as a tensor; numbers in a list become float64."""
+    """Return finite factors, ">= 0" or "> 0", as a tensor of float64."""
     try:
-        values = (
-            value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=torch.float64)
-        )
+        values = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be one number per class, got {value!r}") from None
-    values = values if values.is_floating_point() else values.double()
     bad = ~(values.isfinite() & (values > 0 if allowed == "> 0" else values >= 0))
     if bad.any():
         where = f" for class {int(bad.nonzero()[0, -1])}" if values.ndim else ""
@@ -138,17 +135,13 @@ def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
 
 def class_probabilities(targets: Tensor) -> None:
     """Check that floating-point targets (N, C, d1..dk) are probabilities over axis 1."""
-    if not (targets >= 0).all():  # NaN is not
-        raise ValueError(
-            f"targets given as class probabilities must be >= 0, got {targets.min().item():g}: "
-            "pass class indices as integers, or probabilities"
-        )
     sums = targets.sum(1, dtype=torch.float32).flatten()
     worst = sums[(sums - 1).abs().argmax()].item() if len(sums) else 1.0
-    if abs(worst - 1) > _tolerance(targets):
+    if abs(worst - 1) > _tolerance(targets) or not (targets >= 0).all():  # NaN is not
         raise ValueError(
-            "targets given as class probabilities must sum to 1 over the class axis (1), got a sum "
-            f"of {worst:g}: divide by it, move the class axis to 1, or pass integer class indices"
+            "targets given as class probabilities must be >= 0 and sum to 1 over the class axis "
+            f"(1), got a sum of {worst:g} and a least entry of {targets.min().item():g}: divide by "
+            "the sum, move the class axis to 1, or pass class indices as integers"
         )
 
 
@@ -185,17 +178,12 @@ def not_probabilities(logits: Tensor, name: str = "logits") -> None:
 
 def log_probabilities(log_probs: Tensor) -> None:
     """Check that every row of (N, C, d1..dk) holds normalised log-probabilities."""
-    if log_probs.numel() and (log_probs >= 0).all():
-        raise ValueError(
-            "log_probs must be log-probabilities <= 0, got only numbers >= 0, such as "
-            "probabilities: use log_softmax(logits, 1), not softmax"
-        )
     sums = log_probs.float().logsumexp(1)
     off = sums.abs().max().item() if sums.numel() else 0.0
     if not off < 10 * _tolerance(log_probs):
         raise ValueError(
-            "log_probs must be normalised log-probabilities, got rows that do not sum to 1 "
-            f"(logsumexp off by {off:.2g}), such as raw logits: use log_softmax(logits, 1) first"
+            f"log_probs must be normalised log-probabilities, got a logsumexp off by {off:.2g}, "
+            "such as that of probabilities or of raw logits: use log_softmax(logits, 1) first"
         )
 
 
