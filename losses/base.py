@@ -22,8 +22,8 @@ class ClassificationLoss(nn.Module):
     """Score logits (N, C, d1..dk) against targets (N, d1..dk), and turn logits into probabilities.
 
     A subclass is its formula: `elementwise(logits, targets)` returns the loss of each element,
-    (N, d1..dk). If the probabilities that minimise it are not softmax(logits), it also overrides
-    `own_log_probs(logits)`, its link, which `log_probs` then reports.
+    (N, d1..dk). If softmax(logits) are not the probabilities that minimise it, the subclass also
+    overrides `own_log_probs(logits)`, its link, which `log_probs` then reports.
 
         >>> class ZeroOneLoss(ClassificationLoss):
         ...     def elementwise(self, logits, targets):
@@ -32,10 +32,9 @@ class ClassificationLoss(nn.Module):
         >>> ZeroOneLoss()(logits, torch.tensor([0, 0]))
         tensor(0.5000)
 
-    For speed a subclass may add `quick_elementwise(logits, targets)`, which returns the same losses
-    as (N, 1, d1..dk) and their gradient, (N, C, d1..dk). It is used in ordinary training, if the
-    class that defines `elementwise` defines it too; second derivatives and torch.func use
-    `elementwise`.
+    For speed, the class that defines `elementwise` may also define `quick_elementwise(logits,
+    targets)`, which returns the same losses as (N, 1, d1..dk), and their gradient, (N, C, d1..dk).
+    Ordinary training then uses it; second derivatives and torch.func use `elementwise`.
 
     The mean divides by the sum of the weights of the targets that count (torch's definition); if
     none counts, the loss and its gradient are 0. float16 and bfloat16 are computed in float32.
@@ -55,10 +54,10 @@ class ClassificationLoss(nn.Module):
     _has_quick_form = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Use a quick form only with the formula that it was written for."""
+        """Note whether the class that this one has its formula from gives a quick form for it."""
         super().__init_subclass__(**options)
-        if "elementwise" in vars(cls):
-            cls._has_quick_form = "quick_elementwise" in vars(cls)
+        owner = next(c for c in cls.__mro__ if "elementwise" in vars(c))
+        cls._has_quick_form = "quick_elementwise" in vars(owner)
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class ClassificationLoss(nn.Module):
         return self.own_log_probs(logits) if self.link == "own" else log_softmax(logits)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
-        """Return the log-probabilities that minimise this loss; a subclass overrides this."""
+        """Return the log-probabilities for which these logits minimise the expected loss."""
         return log_softmax(logits)
 
     @property
@@ -131,7 +130,7 @@ class ClassificationLoss(nn.Module):
         checks.not_probabilities(logits)
 
     def _check_first(self, logits: Tensor, targets: Tensor) -> None:
-        # where the numbers cannot be looked at, the next batch or evaluation that allows it does so
+        # a batch whose numbers cannot be looked at leaves the check to the next one
         if not self._checked and not is_transformed(logits):
             self.check(logits, targets)
             self._checked = logits.numel() > 0

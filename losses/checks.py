@@ -57,9 +57,8 @@ def class_weight(name: str, value: Values) -> Tensor:
     """Return one factor >= 0 per class, (C,), not all of them 0."""
     values = factors(name, value)
     if values.ndim != 1 or len(values) < 2:
-        shape = tuple(values.shape)
         raise ValueError(
-            f"{name} must be one number per class, (C,) with C >= 2, got shape {shape}"
+            f"{name} must be one number per class, (C,) with C >= 2, got {tuple(values.shape)}"
         )
     if not values.any():
         raise ValueError(f"{name} must be > 0 for at least one class, got only zeros")

@@ -129,6 +129,19 @@ def test_a_subclass_with_another_formula_is_computed_by_it(name):
     assert_close(gradient(Halved(), logits, targets), (value / 2, slope / 2))
 
 
+def test_a_formula_from_another_base_class_is_the_one_computed():
+    class Double:
+        def elementwise(self, logits, targets):
+            return 2 * FocalLoss.elementwise(self, logits, targets)
+
+    class DoubleFocal(Double, FocalLoss):
+        pass
+
+    logits, targets = batch(6, 5)
+
+    assert_close(DoubleFocal()(logits, targets), 2 * FocalLoss()(logits, targets))
+
+
 # Weights
 
 

@@ -80,7 +80,7 @@ NUMBER = "must be a number in [0, 1), got"
             CrossEntropyLoss,
             "weight",
             3,
-            "must be one number per class, (C,) with C >= 2, got shape ()",
+            "must be one number per class, (C,) with C >= 2, got ()",
         ),
         (FocalLoss, "gamma", -1, "must be in [0, inf), got -1"),
         (FocalLoss, "gamma", math.inf, "must be in [0, inf), got inf"),
