@@ -1,25 +1,29 @@
-"""What every loss shares: the checks of a batch, the mask, the one reduction, and the link.
+"""What every loss shares: input checks, the mask, weights, the reduction, and the link.
 
 `N` rows, `C` classes, `d1..dk` further axes (time, height, width); class axis 1 as in torch.
 """
 
-from typing import Literal
+import inspect
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from losses import checks
+from losses.gradient import QuickForm, is_transformed
 
 Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
-Link = Literal["default", "own", "softmax"]
+Link = Literal["own", "softmax"]
+Sums = tuple[Tensor, Tensor]  # (total, normaliser)
 
 
 class ClassificationLoss(nn.Module):
-    """Score logits (N, C, d1..dk) against targets (N, d1..dk), and say what probabilities it means.
+    """Score logits (N, C, d1..dk) against targets (N, d1..dk), and turn logits into probabilities.
 
-    A subclass is its formula: `elementwise(logits, targets)` gives the loss of each element,
-    (N, d1..dk); where softmax is not what its minimiser means, `log_probs` gives the link.
+    A subclass is its formula: `elementwise(logits, targets)` returns the loss of each element,
+    (N, d1..dk). If softmax(logits) are not the probabilities that minimise it, the subclass also
+    overrides `own_log_probs(logits)`, its link, which `log_probs` then reports.
 
         >>> class ZeroOneLoss(ClassificationLoss):
         ...     def elementwise(self, logits, targets):
@@ -28,20 +32,32 @@ class ClassificationLoss(nn.Module):
         >>> ZeroOneLoss()(logits, torch.tensor([0, 0]))
         tensor(0.5000)
 
-    The mean divides by the sum of the weights of the targets that count (torch's definition); when
+    For speed, the class that defines `elementwise` may also define `quick_elementwise(logits,
+    targets)`, which returns the same losses as (N, 1, d1..dk), and their gradient, (N, C, d1..dk).
+    Ordinary training then uses it; second derivatives and torch.func use `elementwise`.
+
+    The mean divides by the sum of the weights of the targets that count (torch's definition); if
     none counts, the loss and its gradient are 0. float16 and bfloat16 are computed in float32.
 
     Args:
-        weight: one number >= 0 a class, (C,), by which that class's losses are multiplied.
+        weight: one number >= 0 per class, (C,), by which the losses of that class are multiplied.
         ignore_index: targets with this value count for nothing.
-        reduction: what `forward` returns: mean, sum, or none (one loss an element).
-        link: what `log_probs` reports: the loss's own probabilities, softmax, or its default.
-        floor: share of the uniform distribution in an own link that can reach zero.
+        reduction: what `forward` returns: mean, sum, or none (one loss per element).
+        link: what `log_probs` reports: `own` for `own_log_probs`, which is softmax unless a loss
+            overrides it, or `softmax` in any case.
+        floor: share of the uniform distribution that is mixed into an own link where that could
+            otherwise be zero.
     """
 
     weight: Tensor | None
-    default_link: Literal["own", "softmax"] = "softmax"
     takes_probabilities = False  # whether targets may be class probabilities (N, C, d1..dk)
+    _has_quick_form = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note whether the class that this one has its formula from gives a quick form for it."""
+        super().__init_subclass__(**options)
+        owner = next(c for c in cls.__mro__ if "elementwise" in vars(c))
+        cls._has_quick_form = "quick_elementwise" in vars(owner)
 
     def __init__(
         self,
@@ -49,7 +65,7 @@ class ClassificationLoss(nn.Module):
         *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        link: Link = "default",
+        link: Link = "own",
         floor: float = 1e-3,
     ) -> None:
         super().__init__()
@@ -57,29 +73,31 @@ class ClassificationLoss(nn.Module):
         self.register_buffer("weight", weight)
         self.ignore_index = checks.index("ignore_index", ignore_index)
         self.reduction = checks.choice("reduction", reduction, ("mean", "sum", "none"))
-        checks.choice("link", link, ("default", "own", "softmax"))
-        self.link = self.default_link if link == "default" else link
+        self.link = checks.choice("link", link, ("own", "softmax"))
         self.floor = checks.number("floor", floor, "[0, 1)")
         self._checked = False
+
+    def extra_repr(self) -> str:
+        """Return the constructor's arguments and their values."""
+        names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
+        return ", ".join(f"{name}={_short(getattr(self, name))}" for name in names)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each element, (N, d1..dk), before weights and mask."""
         raise NotImplementedError
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """Return the log-probabilities reported for these logits, (N, C, d1..dk)."""
+        """Return the log-probabilities that are reported for these logits, (N, C, d1..dk)."""
         return self.own_log_probs(logits) if self.link == "own" else log_softmax(logits)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
-        """Return the log-probabilities that the minimiser of this loss means."""
-        chosen = type(self).log_probs is not ClassificationLoss.log_probs
-        return self.log_probs(logits) if chosen else log_softmax(logits)
+        """Return the log-probabilities for which these logits minimise the expected loss."""
+        return log_softmax(logits)
 
     @property
     def link_differs(self) -> bool:
         """Whether the loss's own link is another than softmax."""
-        base, own = ClassificationLoss, type(self)
-        return own.log_probs is not base.log_probs or own.own_log_probs is not base.own_log_probs
+        return type(self).own_log_probs is not ClassificationLoss.own_log_probs
 
     def forward(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return the reduced loss; `inputs` are for a loss that asks another model about them."""
@@ -88,17 +106,15 @@ class ClassificationLoss(nn.Module):
         total, normaliser = self.sums(logits, targets, inputs)
         return total if self.reduction == "sum" else total / normaliser.where(normaliser > 0, 1)
 
-    def sums(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
         """Return (total, normaliser); both add up over any cut of the batch into rows."""
         losses, shares = self._unreduced(logits, targets, inputs)
         return losses.sum(), shares.sum()
 
     def check(self, logits: Tensor, targets: Tensor) -> None:
-        """Make every check, those included that read all of the batch.
+        """Make every check, including those that read the whole batch.
 
-        It runs by itself on the first batch; call it once an evaluation.
+        The first batch is checked automatically; call this once per evaluation.
         """
         soft = checks.shapes(logits, targets, self.weight, self.takes_probabilities)
         logits, targets = logits.detach(), targets.detach()
@@ -113,9 +129,13 @@ class ClassificationLoss(nn.Module):
     def _check_values(self, logits: Tensor) -> None:
         checks.not_probabilities(logits)
 
-    def _unreduced(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _check_first(self, logits: Tensor, targets: Tensor) -> None:
+        # a batch whose numbers cannot be looked at leaves the check to the next one
+        if not self._checked and not is_transformed(logits):
+            self.check(logits, targets)
+            self._checked = logits.numel() > 0
+
+    def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Sums:
         """Return the losses, zero where ignored, and what each adds to the normaliser."""
         soft = checks.shapes(logits, targets, self.weight, self.takes_probabilities)
         self._check_first(logits, targets)
@@ -137,22 +157,27 @@ class ClassificationLoss(nn.Module):
         try:
             losses = self._weighted(logits, targets, inputs)
         except (IndexError, RuntimeError):
-            checks.class_indices(targets, logits.shape[1], self.ignore_index)  # says which it was
+            if not is_transformed(logits):  # a target out of range is named, if that was the cause
+                checks.class_indices(targets, logits.shape[1], self.ignore_index)
             raise
         shares = (~ignored).to(losses.dtype)
         if self.weight is not None:
             shares = shares * self.weight[targets].to(losses.dtype)
         return losses.masked_fill(ignored, 0), shares
 
-    def _check_first(self, logits: Tensor, targets: Tensor) -> None:
-        # a compiled step cannot stop to look at numbers: the first evaluation does it then
-        if not self._checked and not torch.compiler.is_compiling():
-            self.check(logits, targets)
-            self._checked = logits.numel() > 0
-
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        losses = self.elementwise(logits, targets)
+        losses = self._unweighted(logits, targets)
         return losses if self.weight is None else losses * self.weight[targets].to(losses.dtype)
+
+    def _unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if not self._has_quick_form or is_transformed(logits):
+            return self.elementwise(logits, targets)
+        losses: Tensor = QuickForm.apply(self, logits, targets)
+        return losses
+
+
+def _short(value: object) -> str:
+    return f"Tensor{tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

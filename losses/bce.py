@@ -6,11 +6,10 @@ from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, Weight, at_least_float32, class_axis
-from losses.gradient import with_gradient
 
 
 class OneVsRestBCELoss(ClassificationLoss):
-    """Ask of every class alone whether it is the target: one sigmoid a class.
+    """Ask of every class alone whether it is the target: one sigmoid per class.
 
     For logits z, s = sigmoid(z) and target y:
 
@@ -25,25 +24,34 @@ class OneVsRestBCELoss(ClassificationLoss):
 
     Rifkin and Klautau, 2004, In Defense of One-Vs-All Classification,
     https://www.jmlr.org/papers/v5/rifkin04a.html
+
+    Args:
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (over the rows that count), sum, or none.
+        link: what `log_probs` reports: `own` for normalised sigmoids, or `softmax`.
     """
 
-    default_link = "own"
-
     def __init__(
-        self, *, ignore_index: int = -100, reduction: Reduction = "mean", link: Link = "default"
+        self, *, ignore_index: int = -100, reduction: Reduction = "mean", link: Link = "own"
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, link=link)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its slope is s_k, s_y - 1 at y."""
-        z, rows = logits.detach(), targets.unsqueeze(1)
-        z_y = z.gather(1, rows)
+        """Return -ln s_y - sum_{k != y} ln(1 - s_k), with 1 - sigmoid(z) = sigmoid(-z)."""
+        rows = targets.unsqueeze(1)
+        log_s_y = F.logsigmoid(logits.gather(1, rows)).squeeze(1)
+        log_others = F.logsigmoid(-logits).scatter(1, rows, 0)
+        return -log_s_y - log_others.sum(1)
+
+    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its gradient is s_k, s_y - 1 at y."""
+        rows = targets.unsqueeze(1)
+        z_y = logits.gather(1, rows)
         # threshold: where float64 has no digits left for what softplus(z) is above z
-        terms = F.softplus(z, threshold=40)  # (N, C, d1..dk)
+        terms = F.softplus(logits, threshold=40)  # (N, C, d1..dk)
         terms.scatter_(1, rows, F.softplus(-z_y, threshold=40))
         losses = terms.sum(1, keepdim=True)
-        slope = terms.copy_(z).sigmoid_().scatter_(1, rows, -torch.sigmoid(-z_y))
-        return with_gradient(logits, losses, slope)
+        return losses, terms.copy_(logits).sigmoid_().scatter_(1, rows, -torch.sigmoid(-z_y))
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of s / sum s."""
@@ -67,9 +75,13 @@ class MultiLabelBCELoss(ClassificationLoss):
 
     Zhang and Zhou, 2014, A Review on Multi-Label Learning Algorithms,
     https://doi.org/10.1109/TKDE.2013.39
+
+    Args:
+        weight: w, numbers >= 0 in a shape that broadcasts to that of the logits.
+        reduction: mean (over all elements, as torch does), sum, or none.
+        pos_weight: c, numbers > 0 that multiply the loss where a label applies, one per label.
     """
 
-    default_link = "own"
     pos_weight: Tensor | None
 
     def __init__(
@@ -88,7 +100,7 @@ class MultiLabelBCELoss(ClassificationLoss):
         return F.logsigmoid(z if self.pos_weight is None else z - self.pos_weight.to(z.dtype).log())
 
     def check(self, logits: Tensor, targets: Tensor) -> None:
-        """Make every check, those included that read all of the batch."""
+        """Make every check, including those that read the whole batch."""
         checks.labels(logits, targets)
         if logits.ndim > 1 and logits.shape[1] > 1:
             checks.not_probabilities(logits.detach())
@@ -100,7 +112,10 @@ class MultiLabelBCELoss(ClassificationLoss):
         checks.labels(logits, targets)
         self._check_first(logits, targets)
         z = at_least_float32(logits)
+        weight, pos_weight = (
+            None if w is None else w.to(z.dtype) for w in (self.weight, self.pos_weight)
+        )
         losses = F.binary_cross_entropy_with_logits(
-            z, targets.to(z.dtype), self.weight, reduction="none", pos_weight=self.pos_weight
+            z, targets.to(z.dtype), weight, reduction="none", pos_weight=pos_weight
         )
         return losses, losses.new_tensor(losses.numel())

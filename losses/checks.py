@@ -1,7 +1,7 @@
-"""The sentences with which a loss answers a bad argument or a bad batch.
+"""Input checks shared by all losses, and their error messages.
 
-Each says what was expected, what came, and how to mend it. That of a constructor argument begins
-with the argument's name.
+Each message says what was expected, what came, and how to fix it. The message about a constructor
+argument begins with the argument's name.
 """
 
 import math
@@ -40,15 +40,12 @@ def index(name: str, value: int) -> int:
     return int(value)
 
 
-def factors(
-    name: str, value: Values, dtype: torch.dtype = torch.float32, *, allowed: str = ">= 0"
-) -> Tensor:
-    """Return finite factors, ">= 0" or "> 0", as a tensor of floats, by default of `dtype`."""
+def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
+    """Return finite factors, ">= 0" or "> 0", as a tensor of float64."""
     try:
-        values = value if isinstance(value, Tensor) else torch.tensor(list(value), dtype=dtype)
+        values = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} must be one number a class, got {value!r}") from None
-    values = values if values.is_floating_point() else values.to(dtype)
+        raise TypeError(f"{name} must be one number per class, got {value!r}") from None
     bad = ~(values.isfinite() & (values > 0 if allowed == "> 0" else values >= 0))
     if bad.any():
         where = f" for class {int(bad.nonzero()[0, -1])}" if values.ndim else ""
@@ -56,12 +53,13 @@ def factors(
     return values
 
 
-def class_weight(name: str, value: Values, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return one factor >= 0 a class, (C,), not all of them 0."""
-    values = factors(name, value, dtype)
+def class_weight(name: str, value: Values) -> Tensor:
+    """Return one factor >= 0 per class, (C,), not all of them 0."""
+    values = factors(name, value)
     if values.ndim != 1 or len(values) < 2:
-        shape = tuple(values.shape)
-        raise ValueError(f"{name} must be one number a class, (C,) with C >= 2, got shape {shape}")
+        raise ValueError(
+            f"{name} must be one number per class, (C,) with C >= 2, got {tuple(values.shape)}"
+        )
     if not values.any():
         raise ValueError(f"{name} must be > 0 for at least one class, got only zeros")
     return values
@@ -79,7 +77,7 @@ def types(logits: Tensor, targets: Tensor) -> None:
 def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities: bool) -> bool:
     """Check types and shapes; return whether the targets are class probabilities.
 
-    It compares sizes and reads no number, so that every step can afford it.
+    It compares sizes and reads no number, so it is cheap enough for every training step.
     """
     types(logits, targets)
     if logits.ndim == 0:
@@ -92,18 +90,16 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
             "for one yes-or-no output use MultiLabelBCELoss"
         )
     if weight is not None and len(weight) != num_classes:
-        got = len(weight)
-        mend = f"class {got} has none" if got < num_classes else f"there is no class {num_classes}"
         raise ValueError(
-            f"weight must have one entry for each of {num_classes} classes, got {got}: {mend}"
+            f"weight must have one entry for each of {num_classes} classes, got {len(weight)}"
         )
     if probabilities and targets.shape == logits.shape and targets.is_floating_point():
         return True
-    expected = logits.shape[:axis] + logits.shape[axis + 1 :]
+    expected = tuple(logits.shape[:axis] + logits.shape[axis + 1 :])
     if targets.shape != expected:
         raise ValueError(
-            f"targets must have shape {tuple(expected)} for logits {tuple(logits.shape)}, got "
-            f"{tuple(targets.shape)}{_mend_shape(logits, targets, tuple(expected))}"
+            f"targets must have shape {expected} for logits {tuple(logits.shape)}, got "
+            f"{tuple(targets.shape)}: {_hint_shape(logits, targets, expected)}"
         )
     if targets.is_floating_point() or targets.is_complex():
         raise TypeError(
@@ -113,18 +109,16 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     return False
 
 
-def _mend_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
+def _hint_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
     if logits.ndim == 1:
-        return ": one row of logits takes one target, so keep both axes of a batch, (N, C)"
-    if targets.shape == logits.shape and targets.is_floating_point():
-        return ": this loss takes class indices, targets.argmax(1)"
+        return "one row of logits takes one target, so keep both axes of a batch, (N, C)"
     if targets.shape == logits.shape:
-        return ", one-hot integers: use class indices, targets.argmax(1)"
+        return "use class indices, targets.argmax(1)"
     if targets.shape == logits.shape[:-1]:
-        return ": the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
+        return "the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
-        return f": use targets.reshape({expected})"
-    return ": one class index for each row of logits"
+        return f"use targets.reshape({expected})"
+    return "one class index for each row of logits"
 
 
 def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -134,25 +128,19 @@ def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
         where = tuple(bad.nonzero()[0].tolist())
         raise ValueError(
             f"targets must be class indices in [0, {num_classes}) or ignore_index "
-            f"({ignore_index}), got {targets[where].item()} at {where}: is the number of classes "
-            "right, and are they counted from 0?"
+            f"({ignore_index}), got {targets[where].item()} at {where}: are they counted from 0?"
         )
 
 
 def class_probabilities(targets: Tensor) -> None:
     """Check that floating-point targets (N, C, d1..dk) are probabilities over axis 1."""
-    if not (targets >= 0).all():  # NaN is not
-        raise ValueError(
-            f"targets given as class probabilities must be >= 0, got {targets.min().item():g}: "
-            "pass class indices as integers, or probabilities"
-        )
     sums = targets.sum(1, dtype=torch.float32).flatten()
     worst = sums[(sums - 1).abs().argmax()].item() if len(sums) else 1.0
-    if abs(worst - 1) > _tolerance(targets):
+    if abs(worst - 1) > _tolerance(targets) or not (targets >= 0).all():  # NaN is not
         raise ValueError(
-            "targets given as class probabilities must sum to 1 over the class axis (1), got a sum "
-            f"of {worst:g}: divide by the sum, move the class axis to 1, or pass class indices as "
-            "integers"
+            "targets given as class probabilities must be >= 0 and sum to 1 over the class axis "
+            f"(1), got a sum of {worst:g} and a least entry of {targets.min().item():g}: divide by "
+            "the sum, move the class axis to 1, or pass class indices as integers"
         )
 
 
@@ -177,7 +165,7 @@ def between_0_and_1(targets: Tensor) -> None:
 
 
 def not_probabilities(logits: Tensor, name: str = "logits") -> None:
-    """Refuse logits (N, C, d1..dk) whose every row is a distribution already."""
+    """Refuse logits (N, C, d1..dk) if every row is already a probability distribution."""
     if logits.numel() and (logits >= 0).all():
         off = (logits.sum(1, dtype=torch.float32) - 1).abs().max()
         if off < _tolerance(logits):
@@ -189,18 +177,12 @@ def not_probabilities(logits: Tensor, name: str = "logits") -> None:
 
 def log_probabilities(log_probs: Tensor) -> None:
     """Check that every row of (N, C, d1..dk) holds normalised log-probabilities."""
-    if log_probs.numel() and (log_probs >= 0).all():
-        raise ValueError(
-            "log_probs must be log-probabilities <= 0, got only numbers >= 0, such as "
-            "probabilities: use log_softmax(logits, 1), not softmax"
-        )
     sums = log_probs.float().logsumexp(1)
     off = sums.abs().max().item() if sums.numel() else 0.0
     if not off < 10 * _tolerance(log_probs):
         raise ValueError(
-            "log_probs must be normalised log-probabilities, got rows whose exponentials do not "
-            f"sum to 1 (logsumexp off by {off:.2g}), such as raw logits: use log_softmax(logits, "
-            "1) first, or CrossEntropyLoss on the logits"
+            f"log_probs must be normalised log-probabilities, got a logsumexp off by {off:.2g}, "
+            "such as that of probabilities or of raw logits: use log_softmax(logits, 1) first"
         )
 
 

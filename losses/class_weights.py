@@ -31,11 +31,11 @@ def class_weights(
     """
     beta = checks.number("beta", beta, "[0, 1)")
     if not isinstance(scheme, str):
-        return checks.class_weight("scheme", scheme, torch.float64)
+        return checks.class_weight("scheme", scheme)
     checks.choice("scheme", scheme, ("balanced", "effective_number"))
     counts = torch.as_tensor(class_counts).to(torch.float64)
     if counts.ndim != 1 or bool((counts < 0).any()):
-        raise ValueError(f"class_counts must be one number >= 0 a class, got {class_counts}")
+        raise ValueError(f"class_counts must be one number >= 0 per class, got {class_counts}")
     present = counts.clamp(min=1)
     if scheme == "balanced":
         return counts.sum() / (len(counts) * present)

@@ -5,19 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import (
-    ClassificationLoss,
-    Link,
-    Reduction,
-    Weight,
-    at_least_float32,
-    class_axis,
-    log_softmax,
-)
-from losses.gradient import with_gradient
+from losses.base import ClassificationLoss, Link, Reduction, Sums, Weight, class_axis, log_softmax
 from losses.link import with_floor, without_weight
 
-# what F.nll_loss calls; (.., 2, ignore_index) is reduction="sum"
+_INDICES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+# the kernel behind F.nll_loss; its arguments (.., 2, ignore_index) stand for reduction="sum"
 _NLL_SUMS = torch.ops.aten.nll_loss_forward.default
 
 
@@ -43,6 +35,14 @@ class CrossEntropyLoss(ClassificationLoss):
     Szegedy et al., 2016, Rethinking the Inception Architecture (label smoothing),
     https://arxiv.org/abs/1512.00567; King and Zeng, 2001, Logistic Regression in Rare Events Data
     (weights and the prior correction), https://doi.org/10.1093/oxfordjournals.pan.a004868
+
+    Args:
+        weight: w, one number >= 0 per class, (C,).
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean (divided by the sum of the weights that count), sum, or none.
+        label_smoothing: e, in [0, 1): the share of the uniform distribution in the targets.
+        link: what `log_probs` reports: `own` for the solution for eta, or `softmax`.
+        floor: share of the uniform distribution in the own link where that could be zero.
     """
 
     takes_probabilities = True
@@ -54,7 +54,7 @@ class CrossEntropyLoss(ClassificationLoss):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
-        link: Link = "default",
+        link: Link = "softmax",
         floor: float = 1e-3,
     ) -> None:
         super().__init__(
@@ -62,27 +62,29 @@ class CrossEntropyLoss(ClassificationLoss):
         )
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
 
-    def sums(
-        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return (total, normaliser), both of torch's one kernel where it has them."""
-        weight = self.weight
-        soft = checks.shapes(logits, targets, weight, True)
-        if self.label_smoothing == 0 and logits.ndim == 2 and not soft:
+    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
+        """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
+        if not self._checked:
             self._check_first(logits, targets)
-            log_probs = at_least_float32(logits).log_softmax(1)
-            weight = None if weight is None else weight.to(log_probs.dtype)
-            try:
+        try:
+            if (
+                self.label_smoothing == 0
+                and logits.ndim == 2
+                and logits.shape[1] > 1
+                and targets.dtype in _INDICES
+                and self._has_quick_form  # a subclass with a formula of its own is computed by that
+            ):
+                half = logits.dtype in (torch.float16, torch.bfloat16)
+                log_probs = (logits.float() if half else logits).log_softmax(1)
+                weight = None if self.weight is None else self.weight.to(log_probs.dtype)
                 return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
-            except (IndexError, RuntimeError):
-                pass  # what follows can say which target it was
+        except (AttributeError, IndexError, RuntimeError, TypeError):
+            pass  # the general case below refuses the same batch and says what to do
         return super().sums(logits, targets, inputs)
 
-    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        # not elementwise: under smoothing each class has its own weight, not only the target's
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return sum_k w_k q_k (-ln p_k) by torch; unlike other losses it includes the weights."""
         weight = None if self.weight is None else self.weight.to(logits.dtype)
-        if self.label_smoothing > 0 and targets.ndim < logits.ndim:
-            return self._smoothed(logits, targets, weight)
         return F.cross_entropy(
             logits,
             targets,
@@ -92,20 +94,26 @@ class CrossEntropyLoss(ClassificationLoss):
             label_smoothing=self.label_smoothing,
         )
 
-    def _smoothed(self, logits: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
-        """Return what F.cross_entropy does, in less time; the slope is sum(w q) p_k - w_k q_k."""
+    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for class indices; its gradient is sum(w q) p_k - w_k q_k."""
         rows, num_classes = targets.unsqueeze(1), logits.shape[1]
-        weight = logits.new_ones(num_classes) if weight is None else weight
+        weight = logits.new_ones(num_classes) if self.weight is None else self.weight
+        weight = weight.to(logits.dtype)
         everywhere = self.label_smoothing / num_classes * weight  # (C,)
         at_target = (1 - self.label_smoothing) * weight[rows]  # (N, 1, d1..dk)
-        log_probs = logits.detach().log_softmax(1)  # (N, C, d1..dk)
+        log_probs = logits.log_softmax(1)  # (N, C, d1..dk)
         with torch.autocast(logits.device.type, enabled=False):  # it would round the product
             spread = torch.tensordot(log_probs, everywhere, ([1], [0])).unsqueeze(1)
         losses = -at_target * log_probs.gather(1, rows) - spread
         slope = log_probs.exp_().mul_(at_target + everywhere.sum())
         slope.sub_(everywhere.view(-1, *[1] * (logits.ndim - 2)))
-        slope.scatter_(1, rows, slope.gather(1, rows) - at_target)
-        return with_gradient(logits, losses, slope)
+        return losses, slope.scatter_(1, rows, slope.gather(1, rows) - at_target)
+
+    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
+        # torch's own function is quick unless indices are smoothed
+        if self.label_smoothing > 0 and targets.ndim < logits.ndim:
+            return self._unweighted(logits, targets)
+        return self.elementwise(logits, targets)
 
     @property
     def link_differs(self) -> bool:

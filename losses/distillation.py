@@ -8,6 +8,7 @@ from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Reduction
+from losses.gradient import is_transformed
 
 
 class DistillationLoss(ClassificationLoss):
@@ -33,7 +34,9 @@ class DistillationLoss(ClassificationLoss):
         teacher: gives logits for the student's inputs; on their device, in eval mode. Without one,
             the teacher's logits take the place of the inputs in every call.
         temperature: T, > 0.
-        alpha: a, in [0, 1].
+        alpha: a, in [0, 1]: the teacher's share of the loss.
+        ignore_index: class indices with this value count for nothing.
+        reduction: mean (over the rows that count), sum, or none.
     """
 
     takes_probabilities = True
@@ -52,22 +55,21 @@ class DistillationLoss(ClassificationLoss):
             raise TypeError(f"teacher must be a callable inputs -> logits, got {teacher!r}")
         # in a tuple, so that a teacher's weights are not this module's parameters nor its state
         self._teacher = (teacher,)
-        self._heard = False
+        self._teacher_checked = False
         self.temperature = checks.number("temperature", temperature, "(0, inf)")
         self.alpha = checks.number("alpha", alpha, "[0, 1]")
 
     def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         hard = F.cross_entropy(logits, targets, reduction="none", ignore_index=self.ignore_index)
         student = (logits / self.temperature).log_softmax(1)
-        soft = (self._teach(logits, inputs) / self.temperature).log_softmax(1)
+        soft = (self._teacher_logits(logits, inputs) / self.temperature).log_softmax(1)
         u = soft.exp()
         divergence = torch.where(u == 0, 0, u * (soft - student)).sum(1)
         # a share of 0 leaves out what may be infinite
         parts = (1 - self.alpha, hard), (self.alpha * self.temperature**2, divergence)
         return sum((share * part for share, part in parts if share), torch.zeros_like(hard))
 
-    def _teach(self, logits: Tensor, inputs: Tensor | None) -> Tensor:
-        """Return the teacher's logits."""
+    def _teacher_logits(self, logits: Tensor, inputs: Tensor | None) -> Tensor:
         if inputs is None:
             raise ValueError(
                 "inputs must be given to DistillationLoss, got None: call loss_fn(logits, targets, "
@@ -82,7 +84,7 @@ class DistillationLoss(ClassificationLoss):
                 f"teacher must answer with logits of the shape of logits, {tuple(logits.shape)}, "
                 f"got {tuple(answer.shape)}: teacher and student need the same classes and inputs"
             )
-        if not self._heard:
+        if not self._teacher_checked and not is_transformed(logits):
             checks.not_probabilities(answer, "the teacher's logits")
-            self._heard = True
+            self._teacher_checked = True
         return answer.detach().to(logits.dtype)

@@ -1,11 +1,12 @@
 """Focal loss: cross-entropy that pays less attention to what is already right."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
-from losses.gradient import split_softmax, with_gradient
+from losses.gradient import split_softmax
 from losses.link import without_weight
 
 
@@ -27,9 +28,15 @@ class FocalLoss(ClassificationLoss):
     Lin et al., 2017, Focal Loss for Dense Object Detection, https://arxiv.org/abs/1708.02002;
     Charoenphakdee et al., 2021, On Focal Loss for Class-Posterior Probability Estimation (the
     link), https://arxiv.org/abs/2011.09172
-    """
 
-    default_link = "own"
+    Args:
+        weight: w, one number >= 0 per class, (C,).
+        gamma: g, >= 0: how strongly rows whose target is already probable are weighed down.
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (divided by the sum of the weights that count), sum, or none.
+        link: what `log_probs` reports: `own` for h(p) / w, or `softmax`.
+        floor: share of the uniform distribution in the own link where a weight is zero.
+    """
 
     def __init__(
         self,
@@ -38,7 +45,7 @@ class FocalLoss(ClassificationLoss):
         gamma: float = 2.0,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        link: Link = "default",
+        link: Link = "own",
         floor: float = 1e-3,
     ) -> None:
         super().__init__(
@@ -47,18 +54,26 @@ class FocalLoss(ClassificationLoss):
         self.gamma = checks.number("gamma", gamma, "[0, inf)")
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return q^g (-ln p), q = 1 - p; its slope is c p_k at k != y and -c q at y."""
-        z, rows = logits.detach(), targets.unsqueeze(1)
-        others, p, q = split_softmax(z, rows)
+        """Return q^g (-ln p), p the probability of the target and q = 1 - p."""
+        rows, log_probs = targets.unsqueeze(1), logits.log_softmax(1)
+        log_p = log_probs.gather(1, rows).squeeze(1)
+        log_q = log_probs.scatter(1, rows, -torch.inf).logsumexp(1)
+        # with o = ln(p / q), p = sigmoid(o) and q = sigmoid(-o) keep their digits near 0 and 1
+        o = log_p - log_q
+        return -(self.gamma * F.logsigmoid(-o)).exp() * F.logsigmoid(o)
+
+    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same; its gradient is c p_k at k != y and -c q at y."""
+        rows = targets.unsqueeze(1)
+        others, p, q = split_softmax(logits, rows)
         # ln p = z_y - max z + ln max p does not underflow, and ln(1 - q) keeps its digits near 0
         peak = torch.maximum(p, others.amax(1, keepdim=True))
-        far = z.gather(1, rows) - z.amax(1, keepdim=True) + peak.log()
+        far = logits.gather(1, rows) - logits.amax(1, keepdim=True) + peak.log()
         log_p = torch.where(q < 0.5, torch.log1p(-q), far)
         # c = q^g - g q^(g-1) p ln p, written without the power that is infinite at q = 0, g < 1
         ratio = torch.where(q > 0, -log_p / q, 1)
         c = q.pow(self.gamma) * (1 + self.gamma * torch.where(p > 0, p * ratio, 0))
-        slope = others.mul_(c).scatter_(1, rows, -c * q)
-        return with_gradient(logits, -q.pow(self.gamma) * log_p, slope)
+        return -q.pow(self.gamma) * log_p, others.mul_(c).scatter_(1, rows, -c * q)
 
     @property
     def link_differs(self) -> bool:

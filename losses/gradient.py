@@ -1,58 +1,62 @@
-"""A loss whose gradient is written beside its value, so that autograd keeps one (N, C) tensor.
+"""The quick form of a loss: its gradient is written by hand and computed together with its value.
 
-Autograd would save each intermediate and give each a gradient of its own: at a vocabulary of 13,000
-that is most of the time of a step. Here a formula works in place and hands over what it found.
+Autograd would save every intermediate result and compute a gradient for each: with a vocabulary of
+13,000 that is most of the time of a training step. A quick form works in place and returns both
+the losses and their gradient. It serves ordinary training, where one derivative is enough; second
+derivatives and function transforms use the plain formula, which autograd can follow.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_transformed(logits: Tensor) -> bool:
+    """Return whether torch.compile, torch.func or forward-mode autograd follows the computation.
+
+    If so, Python code may not look at the numbers, and a gradient by hand would not be followed.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad.unpack_dual(logits).tangent is not None
+    )
+
+
+class QuickForm(torch.autograd.Function):
+    """apply(loss_fn, logits, targets): loss_fn.elementwise, computed by loss_fn.quick_elementwise.
+
+    A backward pass with create_graph=True computes the plain formula again, so that autograd sees
+    how the gradient depends on the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss_fn: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses, (N, d1..dk), and keep their gradient."""
+        losses, slope = loss_fn.quick_elementwise(logits, targets)
+        ctx.loss_fn = loss_fn
+        ctx.save_for_backward(logits, targets, slope)
+        return torch.squeeze(losses, 1)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None]:
+        """Return the gradient of the logits for that of the losses, `outer`."""
+        logits, targets, slope = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return None, outer.unsqueeze(1) * slope, None
+        losses = ctx.loss_fn.elementwise(logits, targets)
+        return None, *torch.autograd.grad(losses, logits, outer, create_graph=True), None
 
 
 def split_softmax(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (others, p, q): softmax with the target's entry at 0, that entry, and 1 - p.
+    """Return (others, p, q): softmax with the target's entry set to 0, that entry, and 1 - p.
 
-    `logits` are (N, C, d1..dk), detached; the targets `rows`, p and q are (N, 1, d1..dk). q is the
-    sum of the others, so it keeps its digits where p rounds to 1.
+    `logits` are (N, C, d1..dk); the targets `rows`, p and q are (N, 1, d1..dk). q is the sum of the
+    others, so it keeps its digits where p rounds to 1.
     """
     others = logits.softmax(1)
     p = others.gather(1, rows)
     others.scatter_(1, rows, 0)
     return others, p, others.sum(1, keepdim=True)
-
-
-def with_gradient(logits: Tensor, losses: Tensor, slope: Tensor) -> Tensor:
-    """Return `losses` (N, 1, d1..dk) without axis 1, and with `slope` (N, C, d1..dk) as gradient.
-
-    Both come from `logits.detach()`. A second derivative raises.
-    """
-    anchor = logits.narrow(1, 0, 0).clone()  # leads back to the logits, and holds none of them
-    return _WithGradient.apply(logits, losses, slope, anchor).squeeze(1)
-
-
-class _WithGradient(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        logits: Tensor, losses: Tensor, slope: Tensor | None, anchor: Tensor | None
-    ) -> Tensor:
-        return losses.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[2:])
-
-    @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
-        slope, anchor = ctx.saved_tensors
-        if slope is None:
-            raise RuntimeError(
-                "this loss is differentiable once, a second derivative was asked for: use plain "
-                "CrossEntropyLoss"
-            )
-        gradient = outer * slope  # (N, C, d1..dk)
-        if torch.is_grad_enabled():  # create_graph=True: how it depends on the logits was not kept
-            gradient = _WithGradient.apply(anchor, gradient, None, None)
-        return gradient, None, None, None

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, at_least_float32
-from losses.gradient import split_softmax, with_gradient
+from losses.gradient import split_softmax
 from losses.link import project_to_simplex, with_floor
 
 
@@ -25,6 +25,10 @@ class SoftmaxMSELoss(ClassificationLoss):
 
     Brier, 1950, Verification of Forecasts Expressed in Terms of Probability,
     https://doi.org/10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
+
+    Args:
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (over the rows that count), sum, or none.
     """
 
     def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
@@ -32,15 +36,23 @@ class SoftmaxMSELoss(ClassificationLoss):
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return sum_{k != y} p_k^2 + (1 - p_y)^2."""
+        others = logits.softmax(1).scatter(1, targets.unsqueeze(1), 0)
+        # 1 - p_y is the sum of the others, which keeps its digits where p_y rounds to 1
+        return others.square().sum(1) + others.sum(1).square()
+
+    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same; its gradient is 2 p_k (p_k + p_y q - S) at k != y, and -2 p_y loss at y.
+
+        S is the sum of p_k^2 over k != y, and q = 1 - p_y.
+        """
         rows = targets.unsqueeze(1)
-        others, p, q = split_softmax(logits.detach(), rows)
+        others, p, q = split_softmax(logits, rows)
         squares = torch.linalg.vector_norm(others, dim=1, keepdim=True).square()
         losses = squares + q.square()
-        # the slope is 2 p_k^2 - 2 p_k (sum_j p_j^2 - p_y) at k != y, and -2 p_y loss at y; in
-        # sixteen parts, because one more (N, C) tensor would cost a third of the time
+        # in sixteen parts, because one more (N, C) tensor would cost a third of the time
         for part, scale in zip(others.chunk(16), (2 * (p * q - squares)).chunk(16), strict=True):
             part.mul_(2 * part + scale)
-        return with_gradient(logits, losses, others.scatter_(1, rows, -2 * p * losses))
+        return losses, others.scatter_(1, rows, -2 * p * losses)
 
 
 class RescaledMSELoss(ClassificationLoss):
@@ -60,9 +72,15 @@ class RescaledMSELoss(ClassificationLoss):
 
     Hui and Belkin, 2021, Evaluation of Neural Architectures Trained with Square Loss vs
     Cross-Entropy in Classification Tasks, https://arxiv.org/abs/2006.07322
-    """
 
-    default_link = "own"
+    Args:
+        k: > 0, how much more the error at the target counts than that at another class.
+        M: > 0, the height that the output of the target is regressed on.
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (over the rows that count), sum, or none.
+        link: what `log_probs` reports: `own` for the solution for eta, or `softmax`.
+        floor: share of the uniform distribution in the own link, which can reach zero.
+    """
 
     def __init__(
         self,
@@ -71,7 +89,7 @@ class RescaledMSELoss(ClassificationLoss):
         M: float = 30.0,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        link: Link = "default",
+        link: Link = "own",
         floor: float = 1e-3,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, link=link, floor=floor)
@@ -79,17 +97,23 @@ class RescaledMSELoss(ClassificationLoss):
         self.M = checks.number("M", M, "(0, inf)")
 
     def _check_values(self, logits: Tensor) -> None:
-        if self.M > 1:  # at M = 1 probabilities are what is aimed at
+        if self.M > 1:  # with M = 1 the outputs are meant to be probabilities
             super()._check_values(logits)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return k (z_y - M)^2 + sum_{j != y} z_j^2."""
         rows = targets.unsqueeze(1)
-        error = logits.detach().gather(1, rows) - self.M
-        slope = (2 * logits.detach()).scatter_(1, rows, 0)  # 2 z_j at j != y, (N, C, d1..dk)
+        z_y = logits.gather(1, rows).squeeze(1)
+        others = logits.scatter(1, rows, 0)
+        return self.k * (z_y - self.M).square() + others.square().sum(1)
+
+    def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same; its gradient is 2 z_j at j != y, and 2 k (z_y - M) at y."""
+        rows = targets.unsqueeze(1)
+        error = logits.gather(1, rows) - self.M
+        slope = (2 * logits).scatter_(1, rows, 0)  # (N, C, d1..dk)
         squares = torch.linalg.vector_norm(slope, dim=1, keepdim=True).square() / 4
-        slope.scatter_(1, rows, 2 * self.k * error)
-        return with_gradient(logits, self.k * error.square() + squares, slope)
+        return self.k * error.square() + squares, slope.scatter_(1, rows, 2 * self.k * error)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of z / (k M - (k - 1) z), normalised, floor mixed in."""
@@ -114,6 +138,12 @@ class LogitsMSELoss(RescaledMSELoss):
     Rifkin, Yeo and Poggio, 2003, Regularized Least-Squares Classification,
     https://cbcl.mit.edu/publications/ps/rlsc.pdf; Duchi et al., 2008, Efficient Projections onto
     the l1-Ball (the link), https://doi.org/10.1145/1390156.1390191
+
+    Args:
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (over the rows that count), sum, or none.
+        link: what `log_probs` reports: `own` for the nearest point of the simplex, or `softmax`.
+        floor: share of the uniform distribution in the own link, which can reach zero.
     """
 
     def __init__(
@@ -121,7 +151,7 @@ class LogitsMSELoss(RescaledMSELoss):
         *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
-        link: Link = "default",
+        link: Link = "own",
         floor: float = 1e-3,
     ) -> None:
         super().__init__(

@@ -24,6 +24,11 @@ class NLLLoss(ClassificationLoss):
 
     Fisher, 1922, On the Mathematical Foundations of Theoretical Statistics,
     https://doi.org/10.1098/rsta.1922.0009
+
+    Args:
+        weight: w, one number >= 0 per class, (C,).
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (divided by the sum of the weights that count), sum, or none.
     """
 
     def __init__(
@@ -55,6 +60,11 @@ class LogSoftmaxNLLLoss(NLLLoss):
 
     Bridle, 1990, Probabilistic Interpretation of Feedforward Classification Network Outputs,
     https://doi.org/10.1007/978-3-642-76153-9_28
+
+    Args:
+        weight: w, one number >= 0 per class, (C,).
+        ignore_index: targets with this value count for nothing.
+        reduction: mean (divided by the sum of the weights that count), sum, or none.
     """
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:

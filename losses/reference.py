@@ -1,6 +1,6 @@
-"""Every loss in NumPy, float64, as its paper writes it: plain rather than fast or stable.
+"""Every loss in NumPy, float64, as its paper writes it, in log space where numbers could overflow.
 
-For tests and figures. Rows of logits (N, C) and class indices (N,) give one loss a row, (N,).
+For tests and figures. Rows of logits (N, C) and class indices (N,) give one loss per row, (N,).
 """
 
 import numpy as np
@@ -10,10 +10,17 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
+def log_softmax(logits: Array) -> Array:
+    """Return z_k - ln sum_j exp(z_j); the maximum is subtracted first against overflow."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probs: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probs
+
+
 def softmax(logits: Array) -> Array:
-    """Return exp(z_k) / sum_j exp(z_j), after subtracting the maximum from z."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    """Return exp(z_k) / sum_j exp(z_j)."""
+    probs: Array = np.exp(log_softmax(logits))
+    return probs
 
 
 def one_hot(targets: Indices, num_classes: int) -> Array:
@@ -28,14 +35,13 @@ def cross_entropy(
     num_classes = logits.shape[1]
     q = (1 - label_smoothing) * one_hot(targets, num_classes) + label_smoothing / num_classes
     w = np.ones(num_classes) if weight is None else weight
-    return -(w * q * np.log(softmax(logits))).sum(axis=1)
+    return -(w * q * log_softmax(logits)).sum(axis=1)
 
 
 def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
     """Return -alpha_y (1 - p_y)^gamma ln p_y (Lin 2017)."""
     p = softmax(logits)[np.arange(len(targets)), targets]
-    alpha = np.ones(logits.shape[1]) if weight is None else weight
-    return -alpha[targets] * (1 - p) ** gamma * np.log(p)
+    return (1 - p) ** gamma * cross_entropy(logits, targets, weight)
 
 
 def softmax_mse(logits: Array, targets: Indices) -> Array:
@@ -51,9 +57,13 @@ def rescaled_mse(logits: Array, targets: Indices, k: float = 1.0, M: float = 1.0
 
 
 def binary_cross_entropy(logits: Array, targets: Array, pos_weight: Array | float = 1.0) -> Array:
-    """Return -c t ln s - (1 - t) ln(1 - s) of every element, s = 1 / (1 + exp(-z))."""
-    s = 1 / (1 + np.exp(-logits))
-    return -pos_weight * targets * np.log(s) - (1 - targets) * np.log(1 - s)
+    """Return -c t ln s - (1 - t) ln(1 - s) of every element, s = 1 / (1 + exp(-z)).
+
+    -ln s = max(-z, 0) + ln(1 + exp(-|z|)), and -ln(1 - s) is the same with z for -z.
+    """
+    tail = np.log1p(np.exp(-np.abs(logits)))
+    positive = pos_weight * targets * (np.maximum(-logits, 0) + tail)
+    return positive + (1 - targets) * (np.maximum(logits, 0) + tail)
 
 
 def one_vs_rest(logits: Array, targets: Indices) -> Array:
@@ -74,15 +84,15 @@ def distillation(
     logits: Array, targets: Indices, teacher_logits: Array, temperature: float, alpha: float
 ) -> Array:
     """Return (1 - a) cross-entropy + a T^2 KL(teacher at T, student at T) (Hinton 2015)."""
-    u, v = softmax(teacher_logits / temperature), softmax(logits / temperature)
-    divergence = (u * np.log(u / v)).sum(axis=1)
+    log_u, log_v = log_softmax(teacher_logits / temperature), log_softmax(logits / temperature)
+    divergence = (np.exp(log_u) * (log_u - log_v)).sum(axis=1)
     hard = cross_entropy(logits, targets)
     return (1 - alpha) * hard + alpha * temperature**2 * divergence
 
 
 def info_nce(similarity: Array, tau: float) -> float:
     """Return the mean of -ln softmax(s_i / tau)_i over rows i (van den Oord 2018)."""
-    return float(-np.log(np.diag(softmax(similarity / tau))).mean())
+    return float(-np.diag(log_softmax(similarity / tau)).mean())
 
 
 def class_weights(counts: Indices, scheme: str, beta: float = 0.999) -> Array:
