@@ -7,12 +7,12 @@ that a hundred runs are read in about a second.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
 
-from training.cli.runs import Identity, Run
+from training.cli.runs import Run
 from training.errors import DataError
 from training.run.figures import COLUMNS
 
@@ -25,17 +25,13 @@ class Row:
     """The runs of one configuration: they differ in nothing but the seed."""
 
     label: str
+    loss: str
     runs: tuple[Run, ...]
     excluded: str = ""  # why the row is shown but not compared, as in "other data"
 
-    @property
-    def identity(self) -> Identity:
-        """What the runs are, the seed apart."""
-        return self.runs[0].identity
-
     def values(self, name: str) -> dict[int, float]:
         """Return a figure by seed, for the runs that have it."""
-        return {r.identity.seed: r.figures[name] for r in self.runs if name in r.figures}
+        return {run.seed: run.figures[name] for run in self.runs if name in run.figures}
 
     def mean(self, name: str) -> float:
         """Return the mean over seeds, NaN if no run has the figure."""
@@ -53,22 +49,18 @@ class Comparison:
     """The rows of one task, the lowest nll first, and notes on the runs that were left out."""
 
     task: str
+    protocol: str  # what the figures were measured on, in words
     rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def protocol(self) -> str:
-        """What the figures were measured on, in words."""
-        return self.rows[0].identity.protocol
+    notes: tuple[str, ...]
 
     @cached_property
     def columns(self) -> list[str]:
-        """The figures to show: those of the task's own table, then what calibration gave and cost.
+        """The figures to show: those of the task's own table, and some that all tasks have.
 
         The validation nll is added where a loss has several rows, since it chooses among them.
         """
-        names = [*self.rows[0].identity.table, *LAST_COLUMNS]
-        if len({row.identity.loss for row in self.rows}) < len(self.rows):
+        names = [*self.rows[0].runs[0].table, *LAST_COLUMNS]
+        if len({row.loss for row in self.rows}) < len(self.rows):
             names.append("val_nll")
         measured = {name for row in self.rows for run in row.runs for name in run.figures}
         return [name for name in dict.fromkeys(names) if name in COLUMNS and name in measured]
@@ -81,8 +73,7 @@ class Comparison:
     @cached_property
     def baseline(self) -> Row | None:
         """The row of the baseline loss; if it has several, the one of the lowest val nll."""
-        loss = self.rows[0].identity.baseline
-        rows = [row for row in self.compared if row.identity.loss == loss]
+        rows = [row for row in self.compared if row.loss == row.runs[0].baseline]
         return min(rows, key=lambda row: row.mean("val_nll"), default=None)
 
     def best(self, name: str) -> float | None:
@@ -121,7 +112,7 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
     """Return one comparison per task among the runs."""
     by_task: dict[str, list[Run]] = {}
     for run in runs:
-        by_task.setdefault(run.identity.task, []).append(run)
+        by_task.setdefault(run.task, []).append(run)
     return [_compare_task(task, runs) for task, runs in by_task.items()]
 
 
@@ -129,44 +120,46 @@ def _compare_task(task: str, runs: list[Run]) -> Comparison:
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
-        identity = run.identity
         if run.status != "complete":
             notes.append(f"{run.folder.name}: {run.status}, left out")
         elif "nll" not in run.figures:
             notes.append(f"{run.folder.name}: no figures in metrics.jsonl, left out")
         else:
-            group = groups.setdefault((identity.data, identity.code, identity.group), {})
-            if identity.seed in group:
+            group = groups.setdefault((run.data, run.code, run.group), {})
+            if run.seed in group:
                 notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
             else:
-                group[identity.seed] = run
+                group[run.seed] = run
     if not groups:
         raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
     counts = Counter((data, code) for (data, code, _), group in groups.items() for _ in group)
     usual_data, usual_code = counts.most_common(1)[0][0]
-    names = labels([next(iter(group.values())).identity for group in groups.values()])
+    members = [tuple(group.values()) for group in groups.values()]  # of each row
     rows = []
-    for label, ((data, code, _), group) in zip(names, groups.items(), strict=True):
-        other = ["data"] * (data != usual_data) + ["code"] * (code != usual_code)
+    names = labels([row[0] for row in members])
+    for label, row in zip(names, members, strict=True):
+        other = ["data"] * (row[0].data != usual_data) + ["code"] * (row[0].code != usual_code)
         excluded = f"other {' and '.join(other)}" if other else ""
-        rows.append(Row(label, tuple(group.values()), excluded))
+        rows.append(Row(label, row[0].loss, row, excluded))
     rows.sort(key=lambda row: (bool(row.excluded), row.mean("nll")))
-    return Comparison(task, tuple(rows), tuple(notes))
+    return Comparison(task, rows[0].runs[0].protocol, tuple(rows), tuple(notes))
 
 
-def labels(identities: list[Identity]) -> list[str]:
+def labels(runs: Sequence[Run]) -> list[str]:
     """Name each configuration by its loss, and by the settings in which it differs from most.
 
     A setting of the loss itself is named only where the same loss has several values of it.
+
+    Args:
+        runs: one of each configuration.
     """
-    texts = [{key: json.dumps(v) for key, v in one.settings.items()} for one in identities]
+    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     names = []
-    for identity, own in zip(identities, texts, strict=True):
-        pairs = zip(identities, texts, strict=True)
-        of_same_loss = [text for other, text in pairs if other.loss == identity.loss]
-        parts = [identity.loss]
-        for key, value in identity.settings.items():
-            varies = any(other.get(key) != own[key] for other in of_same_loss)
+    for run, own in zip(runs, texts, strict=True):
+        same_loss = [texts[i] for i, other in enumerate(runs) if other.loss == run.loss]
+        parts = [run.loss]
+        for key, value in run.settings.items():
+            varies = any(other.get(key) != own[key] for other in same_loss)
             rare = sum(other.get(key) == own[key] for other in texts) * 2 <= len(texts)
             if varies or (rare and not key.startswith("loss.")):
                 text = value if isinstance(value, str) else own[key]

@@ -30,10 +30,10 @@ def page(comparisons: Iterable[Comparison]) -> str:
 def diagrams(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
     """Yield caption and PNG, in base64, of the reliability diagram of each row's first seed."""
     for row in rows:
-        run = min(row.runs, key=lambda run: run.identity.seed)
+        run = min(row.runs, key=lambda run: run.seed)
         for file in sorted(run.folder.glob("*_reliability.png"))[:1]:
             image = base64.b64encode(file.read_bytes()).decode()
-            yield f"{row.label}, seed {run.identity.seed}", image
+            yield f"{row.label}, seed {run.seed}", image
 
 
 def curves(comparison: Comparison) -> str:
@@ -47,7 +47,7 @@ def curves(comparison: Comparison) -> str:
         figure = Figure(figsize=(width, 3.1))
         panels = figure.subplots(1, len(tags), squeeze=False)[0]
         # fixed margins: a layout that measures every text would take longer than all the drawing
-        figure.subplots_adjust(0.5 / width, 0.15, 1 - LEGEND / width, 0.9, 0.2)
+        figure.subplots_adjust(0.7 / width, 0.15, 1 - LEGEND / width, 0.9, 0.25)
         for axes, tag in zip(panels, tags, strict=True):
             draw_curves(axes, comparison, tag)
         lines, names = panels[0].get_legend_handles_labels()
@@ -66,7 +66,9 @@ def draw_curves(axes: Axes, comparison: Comparison, tag: str) -> None:
             for step, value in run.curves.get(tag, ()):
                 by_step.setdefault(step, []).append(value)
         steps = sorted(step for step, values in by_step.items() if len(values) == len(row.runs))
-        (line,) = axes.plot(steps, [fmean(by_step[step]) for step in steps])
+        means = [fmean(by_step[step]) for step in steps]
+        # a line through one point would not be seen
+        (line,) = axes.plot(steps, means, marker="o" if len(steps) == 1 else "")
         line.set_label(row.label.replace("$", r"\$"))  # a dollar would begin a formula
         if row is comparison.baseline:
             line.set(color="black", linewidth=2.0)

@@ -1,4 +1,4 @@
-"""Read finished runs back, to compare them: what each is, its figures and curves. Without torch."""
+"""Read runs back for a comparison: what each is, its figures and its curves."""
 
 import json
 from collections.abc import Iterable
@@ -14,9 +14,14 @@ Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, valu
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What a run is: the entry `run` of its `status.json`."""
+class Run:
+    """A run read back from its folder."""
 
+    folder: Path
+    status: str
+    figures: Figures  # of the test split, and what the run cost
+    curves: Curves
+    # the entry `run` of its status.json: what the run is
     task: str
     loss: str
     baseline: str  # the loss that the others are compared with
@@ -27,17 +32,6 @@ class Identity:
     protocol: str  # what the figures were measured on, in words
     table: list[str]  # the figures that the task shows
     settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run read back from its folder."""
-
-    folder: Path
-    identity: Identity
-    status: str
-    figures: Figures  # of the test split, and what the run cost
-    curves: Curves
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
@@ -69,9 +63,10 @@ def read_run(folder: Path) -> Run:
             " older than this program); leave it out"
         )
     try:
-        identity = Identity(**{field.name: status["run"][field.name] for field in fields(Identity)})
+        names = {field.name for field in fields(Run)}
+        identity = {name: value for name, value in status["run"].items() if name in names}
         curves = read_curves(folder / METRICS)
-        return Run(folder, identity, status["status"], last_figures(curves), curves)
+        return Run(folder, status["status"], last_figures(curves), curves, **identity)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: cannot be read as a run ({error!r}); leave it out") from error
 

@@ -60,11 +60,11 @@ def notes(comparison: Comparison) -> list[str]:
         legend += f"; *: differs from {comparison.baseline.label} by more than its seeds explain"
         legend += f" (paired t-test, p < {SIGNIFICANCE})"
     else:
-        legend += f"; no run of the baseline ({comparison.rows[0].identity.baseline})"
+        legend += f"; no run of the baseline ({comparison.rows[0].runs[0].baseline})"
     lines = [legend]
     lowest: dict[str, str] = {}  # the label of each loss's row with the lowest validation nll
     for row in sorted(comparison.compared, key=lambda row: row.mean("val_nll")):
-        lowest.setdefault(row.identity.loss, row.label)
+        lowest.setdefault(row.loss, row.label)
     if len(lowest) < len(comparison.compared):
         lines.append(f"lowest val nll: {'; '.join(lowest.values())}")
     return [*lines, *comparison.notes]
@@ -124,8 +124,6 @@ def write_csv(comparisons: Iterable[Comparison], path: Path) -> None:
         writer.writerow(titles)
         for comparison in comparisons:
             for row in comparison.rows:
-                names = dict.fromkeys(name for run in row.runs for name in run.figures)
-                for name in names:
-                    spread = row.spread(name)
+                for name in dict.fromkeys(name for run in row.runs for name in run.figures):
                     begin = [comparison.task, row.label, row.excluded, len(row.values(name)), name]
-                    writer.writerow([*begin, row.mean(name), "" if spread is None else spread])
+                    writer.writerow([*begin, row.mean(name), row.spread(name)])
