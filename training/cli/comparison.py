@@ -132,15 +132,16 @@ def _compare_task(task: str, runs: list[Run]) -> Comparison:
                 group[run.seed] = run
     if not groups:
         raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
-    counts = Counter((data, code) for (data, code, _), group in groups.items() for _ in group)
+    counts = Counter((run.data, run.code) for group in groups.values() for run in group.values())
     usual_data, usual_code = counts.most_common(1)[0][0]
-    members = [tuple(group.values()) for group in groups.values()]  # of each row
+    configurations = [tuple(by_seed.values()) for by_seed in groups.values()]
+    names = labels([members[0] for members in configurations])
     rows = []
-    names = labels([row[0] for row in members])
-    for label, row in zip(names, members, strict=True):
-        other = ["data"] * (row[0].data != usual_data) + ["code"] * (row[0].code != usual_code)
+    for label, members in zip(names, configurations, strict=True):
+        first = members[0]
+        other = ["data"] * (first.data != usual_data) + ["code"] * (first.code != usual_code)
         excluded = f"other {' and '.join(other)}" if other else ""
-        rows.append(Row(label, row[0].loss, row, excluded))
+        rows.append(Row(label, first.loss, members, excluded))
     rows.sort(key=lambda row: (bool(row.excluded), row.mean("nll")))
     return Comparison(task, rows[0].runs[0].protocol, tuple(rows), tuple(notes))
 

@@ -74,7 +74,7 @@ def draw_curves(axes: Axes, comparison: Comparison, tag: str) -> None:
             line.set(color="black", linewidth=2.0)
         else:
             line.set(color=colormaps["tab20"](i % 20), linestyle="-" if i < 20 else "--")
-    axes.set(title=f"{tag} (each its own)" if tag == "train/loss" else tag, xlabel="step")
+    axes.set(title=f"{tag} (not comparable)" if tag == "train/loss" else tag, xlabel="step")
     axes.spines[["top", "right"]].set_visible(False)
     if tag == "train/loss":
         axes.set_yscale("log")
