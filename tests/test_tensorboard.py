@@ -14,6 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from training.errors import DivergedError
+from training.run import fit
 from training.run.checkpoint import load_checkpoint
 from training.run.finished import read_metrics
 from training.run.signals import Interrupted

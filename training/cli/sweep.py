@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.comparison import Run, compare, read_run
-from training.cli.comparison_tables import print_comparison, write_files
+from training.cli.comparison import compare
+from training.cli.runs import Run, read_run
+from training.cli.tables import print_comparison, write_files
 from training.cli.settings import compose
 from training.errors import CheckpointError, DataError, UserError
 from training.run.identity import digest, leaves

@@ -1,0 +1,102 @@
+"""Read runs back for a comparison: what each is, its figures and its curves."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from training.errors import DataError
+from training.run.status import METRICS, STATUS, read_status
+
+Figures = dict[str, float]
+Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back from its folder."""
+
+    folder: Path
+    status: str
+    figures: Figures  # of the test split, and what the run cost
+    curves: Curves
+    # the entry `run` of its status.json: what the run is
+    task: str
+    loss: str
+    baseline: str  # the loss that the others are compared with
+    seed: int
+    group: str  # the same for runs that differ in nothing but the seed
+    data: str  # digest of the examples
+    code: str  # digest of the source
+    protocol: str  # what the figures were measured on, in words
+    table: list[str]  # the figures that the task shows
+    settings: dict[str, Any]
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Return the runs in these folders, each a run or a folder of runs."""
+    folders: dict[Path, None] = {}  # in order, each once
+    for path in map(Path, paths):
+        found = [path]
+        if not (path / STATUS).is_file():
+            found = sorted(file.parent for file in path.glob(f"*/{STATUS}"))
+            found = [folder for folder in found if not _ended_before_its_data(folder)]
+        if not found:
+            raise DataError(f"{path}: holds no run to compare; give folders from outputs/")
+        folders |= dict.fromkeys(found)
+    return [read_run(folder) for folder in folders]
+
+
+def _ended_before_its_data(folder: Path) -> bool:
+    """Say whether a job of a sweep failed, or stands, before it knew what it trains on."""
+    status = read_status(folder)
+    return "run" not in status and status.get("status", "complete") != "complete"
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in a folder; one that was stopped has the figures it came to."""
+    status = read_status(folder)
+    if "run" not in status:
+        raise DataError(
+            f"{folder}: cannot be read as a run: its {STATUS} has no entry 'run' (it is damaged, or"
+            " older than this program); leave it out"
+        )
+    try:
+        names = {field.name for field in fields(Run)}
+        identity = {name: value for name, value in status["run"].items() if name in names}
+        curves = read_curves(folder / METRICS)
+        return Run(folder, status["status"], last_figures(curves), curves, **identity)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}: cannot be read as a run ({error!r}); leave it out") from error
+
+
+def read_curves(file: Path) -> Curves:
+    """Return the figures of `metrics.jsonl` by tag; none if the run ended before it had any."""
+    curves: Curves = {}
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    for line in text.split("\n"):
+        if line.endswith("}"):  # the last line of a run that was killed may be half written
+            entry = json.loads(line)
+            step, split = entry.pop("step"), entry.pop("split")
+            for name, value in entry.items():
+                curves.setdefault(f"{split}/{name}", []).append((step, value))
+    return curves
+
+
+def last_figures(curves: Curves) -> Figures:
+    """Return the last figures of the test split, and what the run cost.
+
+    A run without a test split has those of val, or else of train.
+    """
+    by_split: dict[str, Figures] = {}
+    for tag, points in curves.items():
+        split, name = tag.split("/", 1)
+        by_split.setdefault(split, {})[name] = points[-1][1]
+    measured = (by_split.get(split, {}) for split in ("test", "val", "train"))
+    figures = next((figures for figures in measured if "nll" in figures), {})
+    if "accuracy" in figures:
+        figures["error"] = 1 - figures["accuracy"]
+    if held_out := curves.get("val/nll"):
+        figures["val_nll"] = min(value for _, value in held_out)
+    return figures | by_split.get("time", {})
