@@ -23,12 +23,12 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 from rich.console import Console  # noqa: E402
+from training.run.session import Session  # noqa: E402
 
 from training import loop  # noqa: E402
 from training.cli.main import CONFIGS, use_task_options  # noqa: E402
 from training.distributed import agreed, from_all, is_main, joined, own_share, world_size  # noqa: E402
 from training.loop import train_epoch  # noqa: E402
-from training.run.session import Session  # noqa: E402
 from training.run.start import build  # noqa: E402
 
 ROUNDS, STEPS = 9, 20

@@ -39,21 +39,21 @@ sys.path[0] = str(ROOT)
 
 import hydra  # noqa: E402
 import torch  # noqa: E402
+import training.run.session  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from training.run.session import Session  # noqa: E402
 
 import training.evaluation  # noqa: E402
-import training.run.session  # noqa: E402
 import training.run.start  # noqa: E402
 from training.cli.main import CONFIGS, use_task_options  # noqa: E402
 from training.data import Split, Splits, epoch_order  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
 from training.loop import Trainer, train_epoch  # noqa: E402
 from training.optimizers import Constant, adamw  # noqa: E402
-from training.run.log import RunLog  # noqa: E402
 from training.run.folder import with_facts  # noqa: E402
-from training.run.session import Session  # noqa: E402
+from training.run.log import RunLog  # noqa: E402
 from training.run.targets import instantiate  # noqa: E402
 
 Case = Callable[[], float]  # does some work, and returns the seconds of one unit of it

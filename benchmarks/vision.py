@@ -33,8 +33,8 @@ from torchvision import transforms  # noqa: E402
 from losses import CrossEntropyLoss  # noqa: E402
 from training.data import Split  # noqa: E402
 from training.loop import Trainer, train_epoch  # noqa: E402
-from training.settings import TrainerSettings
 from training.optimizers import adamw  # noqa: E402
+from training.settings import TrainerSettings
 from vision.augment import Augment  # noqa: E402
 from vision.images import read_torchvision  # noqa: E402
 from vision.models import small_cnn  # noqa: E402

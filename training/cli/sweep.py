@@ -16,8 +16,8 @@ from rich.table import Table
 
 from training.cli.comparison import compare
 from training.cli.runs import Run, read_run
-from training.cli.tables import print_comparison, write_files
 from training.cli.settings import compose
+from training.cli.tables import print_comparison, write_files
 from training.errors import CheckpointError, DataError, UserError
 from training.run.identity import digest, leaves
 from training.run.signals import interruption
