@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT, compose
 from omegaconf import OmegaConf
-from X import command
 
+from training.cli.main import read_command
 from training.cli.settings import check_settings
 from training.errors import ConfigError
 
@@ -90,11 +90,12 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, mes
         (["loss.reduction=none"], r"loss\.reduction=none: must be mean or sum, .*"),
         (["loss._target_=torch.nn.NLLLoss"], r".*takes log-probabilities .*: use loss=nll"),
         (["loss._target_=torch.nn.MSELoss"], r".*subclass losses\.ClassificationLoss, .*"),
-        (["loss._target_=os.system"], r"loss\._target_=os\.system: not allowed; .*"),
         (
-            ["model._target_=torch.nn.functional.torch.hub.load"],
-            r"model\._target_=torch\.nn\.functional\.torch\.hub\.load: not allowed; .*",
+            ["loss._target_=operator.length_hint"],
+            r"loss\._target_=.*: not a ClassificationLoss; .*",
         ),
+        (["model.near=0"], r"model\.near must be .*, got 0"),
+        (["model.hidden_dim=null"], r"model\.hidden_dim=null: must be a whole number"),
         (
             ["loss._target_=losses.Nothing"],
             r"loss\._target_=losses\.Nothing: cannot be imported .*",
@@ -214,8 +215,8 @@ def test_null_is_taken_where_an_option_has_it(command_line):
     assert code == 0 and out.count(": null") >= 3
     with pytest.raises(ConfigError, match="lr=null: must be a number"):
         check_settings(OmegaConf.create({"lr": None}), OmegaConf.create({"lr": 0.1}))
-    for key in ("threads", "max_lines", "max_batches", "numbers"):
-        check_settings(OmegaConf.create({key: None}), OmegaConf.create({key: 1}))
+    cfg = compose("model.near=null", "threads=null")  # 2 and 1 by default
+    check_settings(cfg, compose())
 
 
 def test_resume_without_a_name_is_none_and_of_the_other_task_is_refused(command_line):
@@ -230,15 +231,17 @@ def test_resume_without_a_name_is_none_and_of_the_other_task_is_refused(command_
 
 
 def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    assert command(Path("run")).endswith("train.py resume=run")
+    again = read_command(
+        "ngram", ["train.py", "--trust", "mine", "hydra.searchpath=[x]", "seed=2"]
+    ).again
+    assert again[1:] == ["train.py", "--trust", "mine", "hydra.searchpath=[x]"]
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
 
-    assert command(Path("run")).endswith(
-        "bin/torchrun --nnodes=2 --nproc-per-node=2 train.py resume=run"
-    )
+    again = read_command("ngram", ["train.py"]).again
+    assert again[0].endswith("bin/torchrun")
+    assert again[1:] == ["--nnodes=2", "--nproc-per-node=2", "train.py"]
 
 
 def test_two_runs_of_one_second_get_two_folders(command_line):

@@ -25,6 +25,7 @@ from training.run.targets import find_target, first_line
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 LARGEST = 3.4e38  # what float32 holds
+MAY_BE_NULL = ("threads",)  # of the settings that no constructor takes
 
 
 class SharedOptions(SearchPathPlugin):
@@ -96,6 +97,8 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
 
 def _takes_null(cfg: DictConfig, key: str) -> bool:
     """Say whether the constructor behind a setting allows None there."""
+    if key in MAY_BE_NULL:
+        return True
     group, _, name = key.rpartition(".")
     target = OmegaConf.select(cfg, f"{group}._target_")
     try:

@@ -93,7 +93,10 @@ def build_loss(cfg: DictConfig, trust: Trust) -> ClassificationLoss:
             else "subclass losses.ClassificationLoss, which says how logits become probabilities"
         )
         raise ConfigError(f"loss._target_={name}: not a ClassificationLoss; {reason}")
-    loss_fn: ClassificationLoss = trust.build(cfg.loss)
+    loss_fn: Any = trust.build(cfg.loss)
+    if not isinstance(loss_fn, ClassificationLoss):
+        kind = type(loss_fn).__name__
+        raise ConfigError(f"loss._target_={name}: not a ClassificationLoss; it gives a {kind}")
     if loss_fn.reduction == "none":
         raise ConfigError("loss.reduction=none: must be mean or sum, training needs one number")
     return loss_fn
