@@ -83,7 +83,7 @@ def test_probabilities_are_those_of_the_paper(order, length):
 
 def test_probabilities_on_verse_are_those_of_the_paper():
     tokens = Tokenizer()(read_sonnets([1, 2, 3, 4, 5]).split("\n"))
-    vocabulary = Vocabulary.of(tokens, 2, True)
+    vocabulary = Vocabulary.from_tokens(tokens, 2, True)
     text = torch.tensor(vocabulary.encode(tokens))
 
     assert_same_as_paper(text, len(vocabulary.words), 3, text[:40].unfold(0, 2, 1), range(20))

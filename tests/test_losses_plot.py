@@ -47,7 +47,7 @@ def test_smoothed_loss_touches_its_floor_at_the_smoothed_target():
 
 
 def test_bits_of_known_distributions():
-    costs = plot_losses.bits(plot_losses.TRUE, plot_losses.BELIEVED)
+    costs = plot_losses.bits(plot_losses.LOADED_DIE, plot_losses.FAIR_DIE)
 
     assert list(costs.values()) == pytest.approx([2.1610, 2.5850, 0.4240], abs=1e-4)
     assert plot_losses.bits([0.5, 0.5], [0.5, 0.5])["entropy H(p)"] == 1

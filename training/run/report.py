@@ -14,8 +14,8 @@ from training.run.log import RunLog
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment at which a run reports: every figure time, and the end (`final`)."""
+class ReportContext:
+    """A time at which a run reports: every figure time, and the end (`final`)."""
 
     model: nn.Module
     loss_fn: ClassificationLoss
@@ -35,7 +35,7 @@ class Report:
     text: str = ""
 
 
-Reporter = Callable[[Moment], Report]
+Reporter = Callable[[ReportContext], Report]
 
 
 def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:

@@ -29,7 +29,7 @@ from training.run.checkpoint import (
     use_newest,
 )
 from training.run.cost import Cost
-from training.run.report import Moment, Report, Reporter, print_table
+from training.run.report import ReportContext, Report, Reporter, print_table
 from training.run.resume import from_here
 from training.run.run_folder import BEST, best_state, write_status
 from training.run.signals import Interrupted
@@ -153,7 +153,7 @@ class Session:
     def report(self, *, final: bool) -> list[Report]:
         """Let the task show what it has of its own."""
         trainer = self.trainer
-        moment = Moment(
+        context = ReportContext(
             model=trainer.model,
             loss_fn=trainer.loss_fn,
             splits=self.splits,
@@ -163,7 +163,7 @@ class Session:
             final=final,
             max_rows=self.max_rows,
         )
-        return [reporter(moment) for reporter in self.reporters]
+        return [reporter(context) for reporter in self.reporters]
 
     def draw(self, name: str, **evaluations: Evaluation) -> None:
         """Log the reliability diagrams of evaluations side by side, each with its label."""
