@@ -126,10 +126,16 @@ def consecutive_blocks(
 
 def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Tensor, Tensor]:
     """Return contexts (N - context_size, context_size) and the tokens (N - context_size,) after."""
-    contexts = ids.unfold(0, context_size, 1)[:-1]
-    if nearest_first:
-        contexts = contexts.flip(1)
+    contexts = in_text_order(ids.unfold(0, context_size, 1)[:-1], nearest_first)
     return contexts.contiguous(), ids[context_size:]
+
+
+def in_text_order(contexts: Tensor, nearest_first: bool) -> Tensor:
+    """Return the data's contexts (N, T) in the order of the text, nearest token last.
+
+    The same call turns contexts in the order of the text into those of the data.
+    """
+    return contexts.flip(1) if nearest_first else contexts
 
 
 def _describe(tokenizer: Tokenizer, vocabulary: Vocabulary, scored: Split) -> str:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ngram.data import in_text_order
 from ngram.kneser_ney import KneserNey
 from ngram.mixture import LogProbs, best_weight, mixture
 from ngram.sampling import sample_lines, sample_tokens
@@ -139,11 +140,3 @@ class WordEmbedding:
 def visible(word: str) -> str:
     """Return the word, or its escaped form where it would not be seen, as a space or a line end."""
     return word if word.isprintable() and word.strip() else ascii(word)
-
-
-def in_text_order(contexts: Tensor, nearest_first: bool) -> Tensor:
-    """Return the data's contexts (N, T) in the order of the text, nearest token last.
-
-    The same call turns contexts in the order of the text into those of the data.
-    """
-    return contexts.flip(1) if nearest_first else contexts
