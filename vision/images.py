@@ -132,13 +132,17 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
 def _read_classes(
     root: Path, names: Sequence[str], channels: int, image_size: int, resize: bool
 ) -> Images:
+    files_of = {
+        name: [f for f in sorted((root / name).rglob("*")) if f.suffix.lower() in EXTENSIONS]
+        for name in names
+    }
+    for name, files in files_of.items():
+        if not files:
+            raise DataError(f"{root / name}: holds no images ({' '.join(EXTENSIONS)})")
     pixels: list[Tensor] = []
     targets: list[int] = []
     first_size: tuple[int, int] | None = None
-    for target, name in enumerate(names):
-        files = [f for f in sorted((root / name).rglob("*")) if f.suffix.lower() in EXTENSIONS]
-        if not files:
-            raise DataError(f"{root / name}: holds no images ({' '.join(EXTENSIONS)})")
+    for target, files in enumerate(files_of.values()):
         for file in files:
             image = open_image(file, channels)
             first_size = first_size or image.size
