@@ -64,12 +64,14 @@ class NGramMLP(nn.Module):
         input_dropout: float = 0.0,
     ):
         super().__init__()
-        sizes = {"context_size": context_size, "embedding_dim": embedding_dim}
-        for name, size in (sizes | {"hidden_dim": hidden_dim, "depth": depth}).items():
-            check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
-        shares = {"input_dropout": input_dropout, "dropout": dropout}
-        for name, share in (shares | {"output_dropout": output_dropout, "noise": noise}).items():
-            check_setting(name, share, 0 <= share < 1, "in [0, 1)")
+        _check_size("context_size", context_size)
+        _check_size("embedding_dim", embedding_dim)
+        _check_size("hidden_dim", hidden_dim)
+        _check_size("depth", depth)
+        _check_share("input_dropout", input_dropout)
+        _check_share("dropout", dropout)
+        _check_share("output_dropout", output_dropout)
+        _check_share("noise", noise)
         check_setting("near", near, near is None or near >= 1, "null or at least 1")
         inner = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
         if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
@@ -140,6 +142,14 @@ class NGramMLP(nn.Module):
         draws = draws.clamp(max=len(self.unigram_cdf) - 1)  # rounding may end the cdf below 1
         is_replaced = torch.rand(inputs.shape, device=inputs.device) < self.noise
         return torch.where(is_replaced, draws, inputs)
+
+
+def _check_size(name: str, size: int) -> None:
+    check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
+
+
+def _check_share(name: str, share: float) -> None:
+    check_setting(name, share, 0 <= share < 1, "in [0, 1)")
 
 
 def _dropout(share: float) -> nn.Module:

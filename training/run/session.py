@@ -29,7 +29,7 @@ from training.run.checkpoint import (
     use_newest,
 )
 from training.run.cost import Cost
-from training.run.report import ReportContext, Report, Reporter, print_table
+from training.run.report import Report, ReportContext, Reporter, print_table
 from training.run.resume import from_here
 from training.run.run_folder import BEST, best_state, write_status
 from training.run.signals import Interrupted
