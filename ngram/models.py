@@ -64,17 +64,18 @@ class NGramMLP(nn.Module):
         input_dropout: float = 0.0,
     ):
         super().__init__()
-        _check_size("context_size", context_size)
-        _check_size("embedding_dim", embedding_dim)
-        _check_size("hidden_dim", hidden_dim)
-        _check_size("depth", depth)
-        _check_share("input_dropout", input_dropout)
-        _check_share("dropout", dropout)
-        _check_share("output_dropout", output_dropout)
-        _check_share("noise", noise)
+        _check_sizes(
+            context_size=context_size,
+            embedding_dim=embedding_dim,
+            hidden_dim=hidden_dim,
+            depth=depth,
+        )
+        _check_shares(
+            input_dropout=input_dropout, dropout=dropout, output_dropout=output_dropout, noise=noise
+        )
         check_setting("near", near, near is None or near >= 1, "null or at least 1")
-        inner = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
-        if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
+        hidden_weights = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
+        if hidden_weights + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
             raise ValueError(
                 f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
                 f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
@@ -144,12 +145,14 @@ class NGramMLP(nn.Module):
         return torch.where(is_replaced, draws, inputs)
 
 
-def _check_size(name: str, size: int) -> None:
-    check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
 
 
-def _check_share(name: str, share: float) -> None:
-    check_setting(name, share, 0 <= share < 1, "in [0, 1)")
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        check_setting(name, share, 0 <= share < 1, "in [0, 1)")
 
 
 def _dropout(share: float) -> nn.Module:

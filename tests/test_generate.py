@@ -100,6 +100,8 @@ def test_the_script_continues_the_prompt_and_names_unknown_words(train, monkeypa
     [
         (["--temperature", "0"], 2, "--temperature 0.0: must be above 0"),
         (["--length", "0"], 2, "--length 0: must be at least 1"),
+        (["--lenght", "3"], 2, "unrecognized arguments: --lenght 3"),
+        (["--seed", "x"], 2, "argument --seed: invalid int value: 'x'"),
         ([], 5, "nowhere: not a run folder"),
     ],
 )

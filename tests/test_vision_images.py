@@ -184,7 +184,7 @@ def test_a_test_folder_of_another_class_is_refused(folder, tmp_path):
         shutil.copytree(folder, tmp_path / "both" / part)
     (tmp_path / "both" / "test" / "mice").mkdir()
 
-    with pytest.raises(DataError, match=r"test/mice: is no class of .*train"):
+    with pytest.raises(DataError, match=r"test/mice: .*train has no such class"):
         read_folder(tmp_path / "both", 1, 8, True)
 
 

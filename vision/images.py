@@ -123,7 +123,7 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
         for folder in sorted(part.iterdir()):
             if folder.is_dir() and folder.name not in names:
                 raise DataError(
-                    f"{folder}: is no class of {parts[0]}; take it out, or add it there"
+                    f"{folder}: {parts[0]} has no such class; remove it, or add it there"
                 )
     images = [_read_classes(part, names, channels, image_size, resize) for part in parts]
     return ImageSet(images[0], tuple(names), *images[1:])
