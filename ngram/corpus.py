@@ -1,4 +1,4 @@
-"""Texts: the bundled Sonnets, a verified download, any file; always one string."""
+"""The texts: the bundled Sonnets, a download that is verified, or any file; each is one string."""
 
 import fcntl
 import hashlib
@@ -16,7 +16,7 @@ TINY_SHAKESPEARE_BYTES = 1_115_394
 
 
 def read_sonnets(numbers: list[int] | None = None) -> str:
-    """Return the Sonnets with a blank line between two of them; `numbers` picks some, from 1."""
+    """Return the Sonnets, or those with the given numbers, with a blank line between two."""
     text = (Path(__file__).parent / "text" / "sonnets.txt").read_text(encoding="utf-8")
     if numbers is None:
         return text
@@ -27,7 +27,7 @@ def read_sonnets(numbers: list[int] | None = None) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file, whatever its line ends."""
+    """Return the UTF-8 text of a file, with every line end as a newline."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -42,10 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def read_tiny_shakespeare(path: Path | None, root: Path) -> str:
-    """Return the 1,115,394 bytes known as tiny Shakespeare.
-
-    From `path` where given, else from `root`, where a first use downloads and verifies it.
-    """
+    """Return the text known as tiny Shakespeare: from `path`, or from a download kept in `root`."""
     file = path or root / "tinyshakespeare.txt"
     if path is None and not file.exists():
         _download(TINY_SHAKESPEARE, file, TINY_SHAKESPEARE_SHA256, TINY_SHAKESPEARE_BYTES)
@@ -60,18 +57,18 @@ def read_tiny_shakespeare(path: Path | None, root: Path) -> str:
 
 
 def _download(url: str, file: Path, sha256: str, size: int) -> None:
-    """Fetch `url` into `file`: under a temporary name, renamed only when verified.
+    """Download `url` into `file`, which appears only once its content is verified.
 
-    Of several processes one fetches it, and the others wait and find it there.
+    Where several processes ask for the file, one downloads it while the others wait for a lock.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
+    partial = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(file.parent, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # dropped with the process, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
             if not file.exists():
-                _fetch(url, partial, sha256, size)
+                partial.write_bytes(_fetch(url, sha256, size))
                 os.replace(partial, file)
         finally:
             os.close(lock)
@@ -80,17 +77,16 @@ def _download(url: str, file: Path, sha256: str, size: int) -> None:
             f"{file} is missing and could not be downloaded ({error});"
             " give a copy with data.path=FILE, or use data=sonnets, which needs no network"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def _fetch(url: str, partial: Path, sha256: str, size: int) -> None:
+def _fetch(url: str, sha256: str, size: int) -> bytes:
+    """Return the content of `url`, or refuse it where its SHA-256 is another."""
     with urllib.request.urlopen(url, timeout=30) as response:
-        content = response.read(size + 1)
+        content: bytes = response.read(size + 1)
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DataError(
             f"{url}: received {len(content)} bytes with SHA-256 {found}, expected {size} with"
             f" {sha256}; give a copy with data.path=FILE"
         )
-    partial.write_bytes(content)
+    return content

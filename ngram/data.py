@@ -1,4 +1,4 @@
-"""Windows of text: `context_size` tokens predict the next one."""
+"""Text as splits: consecutive blocks of the text, and in each, windows of tokens with targets."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,14 +12,14 @@ from torch import Tensor
 from ngram.corpus import read_sonnets, read_text, read_tiny_shakespeare
 from ngram.tokens import UNK, Tokenizer, Vocabulary, tokenizer_for
 from training.data import Split, Splits, check_shares
-from training.errors import ConfigError, DataError
+from training.errors import ConfigError, DataError, check_setting
 
-MAX_WINDOWS = 2**28  # ids, 2 GB
+MAX_WINDOW_IDS = 2**28  # 2 GB
 
 
 def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
-    """Return windows over the bundled Sonnets; settings as in `text_splits`."""
-    return text_splits(lambda: read_sonnets(numbers), "sonnets", **settings)
+    """Return windows over the bundled Sonnets; the settings are those of `text_splits`."""
+    return text_splits(partial(read_sonnets, numbers), "sonnets", **settings)
 
 
 def tiny_shakespeare(path: str | None, root: str, **settings: Any) -> Splits:
@@ -33,7 +33,7 @@ def text_file(path: str | None, **settings: Any) -> Splits:
     """Return windows over any UTF-8 text file."""
     if path is None:
         raise ValueError("path is required: data.path=FILE, a UTF-8 text")
-    return text_splits(lambda: read_text(Path(path)), Path(path).name, **settings)
+    return text_splits(partial(read_text, Path(path)), Path(path).name, **settings)
 
 
 def text_splits(
@@ -45,56 +45,59 @@ def text_splits(
     split: Sequence[float] = (0.8, 0.05, 0.05, 0.1),
     max_lines: int | None = None,
     protocol: str | None = None,
-    **tokenizer: Any,
+    **tokenizer_settings: Any,
 ) -> Splits:
-    """Cut a text into contiguous blocks of lines, or of characters, and each block into windows.
+    """Cut a text into four consecutive blocks, and each block into windows.
 
-    Every token of a block is predicted once, from the `context_size` tokens before it: the first
-    windows of a block look back into the block before, as a reader would. Only the very first
-    `context_size` tokens of the text have no window.
+    Every token of a block is predicted once, from the `context_size` tokens before it. The first
+    windows of a block look back into the block before, as a reader would. Only the first
+    `context_size` tokens of the whole text are not predicted.
 
     Args:
-        read: returns the text; called once the settings are known to be good.
-        name: what to call it where figures are shown.
-        context_size: tokens of context, at least 1.
-        nearest_first: contexts counted back from the target instead of in the order of the text.
+        read: returns the text; it is called once the settings are known to be good.
+        name: what the text is called beside the figures.
+        context_size: how many tokens predict the next one.
+        nearest_first: whether contexts are counted back from the target, and so reversed.
         split: shares of the lines, or at level=char of the characters, for train, val, calibration
             and test; they sum to 1.
-        max_lines: use only the first lines.
+        max_lines: use only the first lines of the text.
         protocol: a name from `ngram.tokens.PROTOCOLS`, which fixes the tokenizer.
-        tokenizer: the fields of `ngram.tokens.Tokenizer`.
+        tokenizer_settings: the fields of `ngram.tokens.Tokenizer`.
     """
-    cut = tokenizer_for(protocol, Tokenizer(**tokenizer))
-    _check_settings(context_size, split, max_lines)
+    check_setting("context_size", context_size, 1 <= context_size <= 2**14, "from 1 to 16384")
+    check_shares(split)
+    is_allowed = max_lines is None or max_lines >= 1
+    check_setting("max_lines", max_lines, is_allowed, "null or at least 1")
+    tokenizer = tokenizer_for(protocol, Tokenizer(**tokenizer_settings))
     lines = read().removesuffix("\n").split("\n")[:max_lines]
-    by_char = cut.level == "char"  # published splits may end within a line
-    pieces = cut(lines) if by_char else lines
-    edges = [0, *(int(len(pieces) * share + 1e-9) for share in accumulate(split))]
-    blocks = [pieces[a:b] if by_char else cut(pieces[a:b]) for a, b in pairwise(edges)]
+    blocks = consecutive_blocks(lines, tokenizer, split)
+    num_tokens = sum(map(len, blocks))
     if len(blocks[0]) <= context_size:
-        mend = "give a longer text, or more data.max_lines"
-        if not by_char and len(lines) < 10:
-            mend = f"the text is split by lines and has {len(lines)}; break it into more"
+        hint = "give a longer text, or more data.max_lines"
+        if tokenizer.level != "char" and len(lines) < 10:
+            hint = f"the text is split by lines and has {len(lines)}; break it into more"
         raise DataError(
             f"{name}: {len(blocks[0])} training tokens are too few for"
-            f" data.context_size={context_size}; {mend}"
+            f" data.context_size={context_size}; {hint}"
         )
-    if sum(map(len, blocks)) * context_size > MAX_WINDOWS:
+    if num_tokens * context_size > MAX_WINDOW_IDS:
         raise ConfigError(
-            f"data.context_size={context_size}: the windows of {sum(map(len, blocks)):,} tokens"
-            f" would hold more than {MAX_WINDOWS:,} ids; use a smaller one, or data.max_lines"
+            f"data.context_size={context_size}: the windows of {num_tokens:,} tokens"
+            f" would hold more than {MAX_WINDOW_IDS:,} ids; use a smaller one, or data.max_lines"
         )
-    vocabulary = Vocabulary.of(blocks[0], cut.min_count, cut.unk)
+    vocabulary = Vocabulary.from_tokens(blocks[0], tokenizer.min_count, tokenizer.unk)
     if len(vocabulary.words) < 2:
         raise DataError(
-            f"{name}: no two words come data.min_count={cut.min_count} times in the training block;"
-            " give a longer text, or set data.min_count=1"
+            f"{name}: no two words come data.min_count={tokenizer.min_count} times in the training"
+            " block; give a longer text, or set data.min_count=1"
         )
     ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
-    windows, targets = windows_of(ids, context_size, nearest_first)
-    ends = torch.tensor([len(block) for block in blocks]).cumsum(0) - context_size
-    starts = [0, *ends.tolist()]
-    train, val, calibration, test = (Split(windows[a:b], targets[a:b]) for a, b in pairwise(starts))
+    contexts, targets = windows_of(ids, context_size, nearest_first)
+    edges = [0, *(end - context_size for end in accumulate(map(len, blocks)))]
+    train, val, calibration, test = (
+        Split(contexts[start:end], targets[start:end]) for start, end in pairwise(edges)
+    )
+    label = f"{name} {protocol}" if protocol else name
     return Splits(
         train=train,
         val=val,
@@ -102,32 +105,43 @@ def text_splits(
         test=test,
         class_counts=torch.bincount(train.targets, minlength=len(vocabulary.words)),
         class_names=vocabulary.words,
-        protocol=_describe(name, protocol, cut, vocabulary, test if len(test) else train),
+        protocol=f"{label}: {_describe(tokenizer, vocabulary, test if len(test) else train)}",
     )
+
+
+def consecutive_blocks(
+    lines: Sequence[str], tokenizer: Tokenizer, split: Sequence[float]
+) -> list[list[str]]:
+    """Return the tokens of each block; a block's share is one of lines, or of characters.
+
+    Characters are shared out exactly because published splits of characters end within a line.
+    """
+    by_char = tokenizer.level == "char"
+    pieces = tokenizer(lines) if by_char else lines
+    # 1e-9: the rounded sum of the shares must not cost a block its last piece
+    edges = [0, *(int(len(pieces) * share + 1e-9) for share in accumulate(split))]
+    blocks = [list(pieces[start:end]) for start, end in pairwise(edges)]
+    return blocks if by_char else [tokenizer(block) for block in blocks]
 
 
 def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Tensor, Tensor]:
     """Return contexts (N - context_size, context_size) and the tokens (N - context_size,) after."""
-    contexts = ids.unfold(0, context_size, 1)[:-1]
-    if nearest_first:
-        contexts = contexts.flip(1)
+    contexts = in_text_order(ids.unfold(0, context_size, 1)[:-1], nearest_first)
     return contexts.contiguous(), ids[context_size:]
 
 
-def _check_settings(context_size: int, split: Sequence[float], max_lines: int | None) -> None:
-    if not 1 <= context_size <= 2**14:
-        raise ValueError(f"context_size must be from 1 to 16384, got {context_size}")
-    check_shares(split)
-    if max_lines is not None and max_lines < 1:
-        raise ValueError(f"max_lines must be null or at least 1, got {max_lines}")
+def in_text_order(contexts: Tensor, nearest_first: bool) -> Tensor:
+    """Return the data's contexts (N, T) in the order of the text, nearest token last.
+
+    The same call turns contexts in the order of the text into those of the data.
+    """
+    return contexts.flip(1) if nearest_first else contexts
 
 
-def _describe(
-    name: str, protocol: str | None, cut: Tokenizer, vocabulary: Vocabulary, scored: Split
-) -> str:
-    label = f"{name} {protocol}" if protocol else name
-    text = f"{label}: {cut.describe()}; vocabulary {len(vocabulary.words):,}"
+def _describe(tokenizer: Tokenizer, vocabulary: Vocabulary, scored: Split) -> str:
+    """Return what a perplexity on the split `scored` depends on, in one line."""
+    text = f"{tokenizer.describe()}; vocabulary {len(vocabulary.words):,}"
     if UNK not in vocabulary.ids:
         return f"{text}, no {UNK}"
     share = (scored.targets == vocabulary.ids[UNK]).double().mean().item()
-    return f"{text} (min count {cut.min_count}), {UNK} {share:.1%} of targets and scored"
+    return f"{text} (min count {tokenizer.min_count}), {UNK} {share:.1%} of targets and scored"

@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney: the counted n-gram model that a neural one has to beat."""
+"""Interpolated modified Kneser-Ney: the n-gram model by counting that a neural one has to beat."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Shapes: N rows, T tokens of context, V vocabulary, C distinct contexts, G distinct n-grams.
-# A context is known by its id: its place in the sorted keys id(its nearest tokens) * (V + 1) +
-# its farthest token. So every key fits int64, whatever the order.
+# Shapes: N rows, T tokens of context, V vocabulary, C different contexts, G different n-grams.
+# Contexts of one length are numbered: the id of a context is the position of its key among the
+# sorted keys, and its key is id(the context without its farthest token) * (V + 1) + that token.
+# An id is less than the length of the text, so that keys fit int64 at every order. The key of an
+# n-gram is id(its context) * (V + 1) + its last token. The token id V stands before the text.
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -17,13 +19,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Order:
-    """The smoothed counts of one order; the words of context i lie at starts[i]:starts[i + 1]."""
+    """The smoothed counts of one order; context i has the n-grams starts[i] to starts[i + 1]."""
 
     contexts: Ints  # (C,) sorted keys
     backoff: Floats  # (C,) gamma(h)
     starts: Ints  # (C + 1,)
-    words: Ints  # (G,)
-    probs: Floats  # (G,) (c(h w) - D) / c(h)
+    words: Ints  # (G,) the last token of each n-gram
+    probs: Floats  # (G,) (c(h w) - D(c(h w))) / c(h)
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,16 @@ class KneserNey:
         p(w | h) = (c(h w) - D(c(h w))) / c(h) + gamma(h) p(w | h')
         gamma(h) = (D1 N1(h) + D2 N2(h) + D3 N3+(h)) / c(h)
 
-    where N_i(h) words follow h exactly i times (3+: thrice or more) and D(i) is D1, D2 or D3+:
+    where N_i(h) is how many words follow h exactly i times (3+: three times or more). The discount
+    D(i) is 0, D1, D2 or D3+ for counts i of 0, 1, 2 and more:
 
         D_i = i - (i + 1) Y n_(i+1) / n_i,    Y = n_1 / (n_1 + 2 n_2)
 
-    n_i being the n-grams of that order that have count i. In the highest order c counts
-    occurrences; below, c(g) counts the different words seen before g. The recursion ends in the
-    uniform 1 / V, so no word has probability zero; after an unseen h, p(w | h) = p(w | h').
-    Where a D_i of an order is undefined or not in (0, i], that order takes .5, 1 and 1.5, as
-    KenLM does with --discount_fallback. The text's start counts as a word before its first.
+    where n_i is how many n-grams of that order have count i. In the highest order c counts how
+    often an n-gram occurs; in lower orders, how many different words come before it. The start of
+    the text counts as such a word. The recursion ends in the uniform 1 / V, so that no word has
+    probability zero. After a context h that was never seen, p(w | h) = p(w | h'). An order in which
+    some D_i is undefined or not in (0, i] takes 0.5, 1 and 1.5, as KenLM's --discount_fallback.
 
     Source: Chen and Goodman 1998, An Empirical Study of Smoothing Techniques for Language Modeling,
     TR-10-98, https://dash.harvard.edu/handle/1/25104739; Heafield et al. 2013 (KenLM),
@@ -55,7 +58,7 @@ class KneserNey:
 
     @classmethod
     def fit(cls, tokens: Tensor, vocab_size: int, order: int) -> "KneserNey":
-        """Return the model of `order` counted on a text of token ids (N,)."""
+        """Return the model of n-grams of up to `order` tokens, counted on token ids (N,)."""
         if order < 1:
             raise ValueError(f"order must be at least 1, got {order}")
         text: Ints = tokens.cpu().numpy().astype(np.int64)
@@ -63,20 +66,20 @@ class KneserNey:
             raise ValueError(f"tokens must be a 1-D tensor of one or more ids in [0, {vocab_size})")
         base = vocab_size + 1
         padded = np.concatenate([np.full(order, vocab_size), text])
-        # For each place of the text: the id of its context, and its n-gram one order below.
+        # For each position of the text: the id of its context, and of its n-gram one order below.
         context = shorter = np.zeros(len(text), np.int64)
         contexts: list[Ints] = [np.zeros(1, np.int64)]
         ngrams: list[Ints] = []
         counts: list[Ints] = []
         for n in range(order):
-            if n > 0:  # take one more token into the context
+            if n > 0:  # lengthen each context by one token
                 farthest = padded[order - n : -n]
                 keys, context = np.unique(context * base + farthest, return_inverse=True)
                 contexts.append(keys)
             keys, first, ngram, count = np.unique(
                 context * base + text, return_index=True, return_inverse=True, return_counts=True
             )
-            if n > 0:  # each different n-gram is one more word seen before the shorter one in it
+            if n > 0:  # each n-gram is one more word that comes before the shorter n-gram in it
                 counts[-1] = np.bincount(shorter[first])
             ngrams.append(keys)
             counts.append(count)
@@ -86,14 +89,15 @@ class KneserNey:
         unigram[unigrams.words] += unigrams.probs
         return cls(unigram, tuple(orders))
 
-    def log_probs(self, contexts: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return log p(w | context), (N, V), for contexts (N, T) in text order, nearest last.
+    def log_probs(self, contexts: Tensor) -> Tensor:
+        """Return log p(w | context), (N, V) in float64, for contexts (N, T), nearest token last.
 
-        Tokens beyond the order are not looked at; of a shorter context all are.
+        Only the last order - 1 tokens of a context matter; a context may also be shorter.
         """
         tokens: Ints = contexts.cpu().numpy()
         base = len(self.unigram) + 1
         probs = np.tile(self.unigram, (len(tokens), 1))  # (N, V)
+        # the rows whose context of n tokens was seen, and the ids of these contexts
         rows, ids = np.arange(len(tokens)), np.zeros(len(tokens), np.int64)
         for n, order in enumerate(self.orders[: tokens.shape[1]], start=1):
             keys = ids * base + tokens[rows, -n]
@@ -104,13 +108,14 @@ class KneserNey:
             backoff[rows] = order.backoff[ids]
             probs *= backoff[:, None]
             sizes = order.starts[ids + 1] - order.starts[ids]
-            row = np.repeat(np.arange(len(rows)), sizes)
-            at = np.arange(len(row)) + (order.starts[ids + 1] - sizes.cumsum())[row]
-            probs[rows[row], order.words[at]] += order.probs[at]
-        return torch.from_numpy(probs).to(contexts.device, dtype).log_()
+            row = np.repeat(np.arange(len(rows)), sizes)  # one entry per n-gram of these contexts
+            ngram = np.arange(len(row)) + (order.starts[ids + 1] - sizes.cumsum())[row]
+            probs[rows[row], order.words[ngram]] += order.probs[ngram]
+        return torch.from_numpy(probs).to(contexts.device).log_()
 
 
 def _smooth(contexts: Ints, ngrams: Ints, counts: Ints, base: int) -> _Order:
+    """Return the order whose contexts and n-grams have these keys, and its n-grams these counts."""
     context, words = np.divmod(ngrams, base)
     discount = _discounts(counts)[np.minimum(counts, 3)]
     totals = np.bincount(context, counts)
@@ -124,8 +129,8 @@ def _smooth(contexts: Ints, ngrams: Ints, counts: Ints, base: int) -> _Order:
 
 
 def _discounts(counts: Ints) -> Floats:
-    """Return (0, D1, D2, D3+) from the counts of counts."""
-    n = np.bincount(counts, minlength=5)[:5]
+    """Return (0, D1, D2, D3+) for an order whose n-grams have these counts."""
+    n = np.bincount(counts, minlength=5)[:5]  # how many n-grams have count 0, 1, 2, 3, 4
     if n[1:4].all():
         i = np.arange(1, 4)
         d = i - (i + 1) * n[1] / (n[1] + 2 * n[2]) * n[i + 1] / n[i]

@@ -2,6 +2,9 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.errors import check_setting
 
 # Shapes: N examples, T tokens of context, D embedding, H hidden, V vocabulary.
 
@@ -9,9 +12,9 @@ from torch import Tensor, nn
 class NGramMLP(nn.Module):
     """A neural n-gram model: embeddings side by side, hidden layers, a logit for each word.
 
-    The plain form (depth 1, nothing else) is embedding -> linear -> relu -> linear. The options are
-    what lets it beat counting on little text: LayerNorm and residual layers, dropout, output
-    weights tied to the embedding, and contexts noised with unigram draws: smoothing by data.
+    With its default arguments it is embedding -> linear -> relu -> linear. The options let it beat
+    counting on little text: LayerNorm and residual blocks, dropout, output weights tied to the
+    embedding, and noise that replaces words of the context by unigram draws.
 
     Args:
         vocab_size: V.
@@ -19,18 +22,20 @@ class NGramMLP(nn.Module):
         embedding_dim: D.
         hidden_dim: H.
         depth: hidden layers; each after the first is a residual block, H to 2 H to H with a GELU.
-        dropout: share of hidden units dropped in training.
-        output_dropout: share of the last features dropped in training (only where tied).
-        layer_norm: normalise before each relu, block and output layer.
-        tied: the output layer's weights are the embedding's; a linear layer maps H to D first.
+        dropout: share of hidden units that are dropped in training.
+        output_dropout: share of the output layer's inputs that are dropped in training; it has an
+            effect only where `tied`.
+        layer_norm: normalise before each relu, each block and the output layer.
+        tied: the output layer shares the weights of the embedding; a linear layer maps H to D
+            before it.
         noise: share of context tokens replaced in training by draws from the unigram distribution.
-        class_counts: (V,) counts for `noise` and `unigram_bias`.
+        class_counts: (V,) how often each word occurs, for `noise` and `unigram_bias`.
         unigram_bias: the output bias starts at the log unigram frequencies.
-        near: null, or how many of the nearest tokens have a weight matrix each; then all T tokens
-            also enter as one sum of their embeddings, with a weight for each position and feature:
-            a long context for T D weights.
+        near: None, or how many of the nearest tokens have a weight matrix each. Then all T tokens
+            also enter as one weighted sum of their embeddings, with one weight per position and
+            feature, so that a longer context costs few weights.
         nearest_first: whether contexts are counted back from the target.
-        input_dropout: share of what feeds the first layer dropped in training.
+        input_dropout: share of the first layer's inputs that are dropped in training.
 
     Sources: Bengio et al. 2003, https://www.jmlr.org/papers/v3/bengio03a.html; tying: Press and
     Wolf 2017, arXiv 1608.05859; the weighted sum: Mnih and Teh 2012, arXiv 1206.6426; noise: Xie et
@@ -59,26 +64,18 @@ class NGramMLP(nn.Module):
         input_dropout: float = 0.0,
     ):
         super().__init__()
-        for name, size in (
-            ("context_size", context_size),
-            ("embedding_dim", embedding_dim),
-            ("hidden_dim", hidden_dim),
-            ("depth", depth),
-        ):
-            if not 1 <= size <= 2**14:
-                raise ValueError(f"{name} must be from 1 to 16384, got {size}")
-        for name, share in (
-            ("dropout", dropout),
-            ("output_dropout", output_dropout),
-            ("noise", noise),
-            ("input_dropout", input_dropout),
-        ):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {share}")
-        if near is not None and near < 1:
-            raise ValueError(f"near must be null or at least 1, got {near}")
-        inner = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
-        if inner + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
+        _check_sizes(
+            context_size=context_size,
+            embedding_dim=embedding_dim,
+            hidden_dim=hidden_dim,
+            depth=depth,
+        )
+        _check_shares(
+            input_dropout=input_dropout, dropout=dropout, output_dropout=output_dropout, noise=noise
+        )
+        check_setting("near", near, near is None or near >= 1, "null or at least 1")
+        hidden_weights = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
+        if hidden_weights + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
             raise ValueError(
                 f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
                 f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
@@ -112,57 +109,62 @@ class NGramMLP(nn.Module):
                 norm(embedding_dim),
                 nn.Dropout(output_dropout),
             )
-        # in tuples: registered once, and what does nothing is not called
-        first = (self.input_dropout, self.input, self.norm, nn.ReLU(), self.dropout)
-        self.first = tuple(layer for layer in first if not isinstance(layer, nn.Identity))
-        self.last = () if isinstance(self.output, nn.Identity) else (self.output,)
         self.head = nn.Linear(embedding_dim if tied else hidden_dim, vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
-            # N(0, 1) rows would start the logits at a spread of sqrt(D).
+            # with nn.Embedding's own N(0, 1) the first logits would have a spread of sqrt(D)
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
         counts = class_counts.clamp(min=1).float()
-        self.register_buffer("unigram_cdf", (counts / counts.sum()).cumsum(0), persistent=False)
+        frequencies = counts / counts.sum()
+        self.register_buffer("unigram_cdf", frequencies.cumsum(0), persistent=False)
         if unigram_bias:
-            self.head.bias.data.copy_((counts / counts.sum()).log())
+            self.head.bias.data.copy_(frequencies.log())
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return what feeds the output layer, (N, H), or (N, D) where tied, for inputs (N, T)."""
+        """Return the output layer's inputs, (N, H), or (N, D) where tied, for contexts (N, T)."""
         if self.training and self.noise > 0:
             inputs = self._noised(inputs)
         x = self.embedding(inputs)  # (N, T, D)
         if self.near is not None:
             x = torch.cat([x[:, self.near], (x * self.gates).sum(1, keepdim=True)], 1)
-        x = x.flatten(1)
-        for layer in self.first:
-            x = layer(x)  # (N, H)
+        x = self.norm(self.input(self.input_dropout(x.flatten(1))))
+        x = self.dropout(F.relu(x))  # (N, H)
         for block in self.hidden:
             x = x + block(x)
-        for layer in self.last:
-            x = layer(x)
-        return x
+        return self.output(x)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits (N, V) for contexts (N, T)."""
         return self.head(self.features(inputs))
 
     def _noised(self, inputs: Tensor) -> Tensor:
+        """Return the contexts with a share of their tokens replaced by unigram draws."""
         draws = torch.searchsorted(self.unigram_cdf, torch.rand(inputs.shape, device=inputs.device))
-        draws = draws.clamp(max=len(self.unigram_cdf) - 1)  # the rounded sum may stay below 1
-        return torch.where(
-            torch.rand(inputs.shape, device=inputs.device) < self.noise, draws, inputs
-        )
+        draws = draws.clamp(max=len(self.unigram_cdf) - 1)  # rounding may end the cdf below 1
+        is_replaced = torch.rand(inputs.shape, device=inputs.device) < self.noise
+        return torch.where(is_replaced, draws, inputs)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
+
+
+def _check_shares(**shares: float) -> None:
+    for name, share in shares.items():
+        check_setting(name, share, 0 <= share < 1, "in [0, 1)")
 
 
 def _dropout(share: float) -> nn.Module:
-    return nn.Dropout(share) if share > 0 else nn.Identity()
+    return nn.Dropout(share) if share > 0 else nn.Identity()  # which is faster
 
 
 class NGramTable(nn.Module):
-    """One free logit row per context: what a loss does to probabilities with no model in the way.
+    """One free row of logits per context, which shows what a loss alone does to probabilities.
 
-    Under cross-entropy each row's softmax goes to the counted frequencies of the words that follow
-    its context. V ** T rows of V logits fit for characters, or for one word of context.
+    Under cross-entropy the softmax of a row goes to the frequencies of the words that follow its
+    context in the text. There are V ** T rows of V logits, few enough for characters or for one
+    word of context.
     """
 
     max_parameters = 2**27

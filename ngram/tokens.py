@@ -1,4 +1,7 @@
-"""Tokens: what a word is, which line ends count, and the vocabulary of the training block."""
+"""Tokens and the vocabulary: what counts as a word, whether line ends count, which words are kept.
+
+Every perplexity depends on these settings, so it is shown together with them.
+"""
 
 import re
 from collections import Counter
@@ -6,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from training.errors import DataError
+from training.errors import DataError, check_setting
 
 UNK = "<unk>"
 NEWLINE = "\n"
@@ -14,15 +17,17 @@ NEWLINE = "\n"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    r"""The settings that a perplexity depends on, and so is shown with.
+    r"""The settings that turn lines of text into tokens, and tokens into a vocabulary.
 
-    level: "word" (matches of `word_pattern`), "char", or "whitespace" (what spaces separate).
+    level: "word" (matches of `word_pattern`), "char" (characters), or "whitespace" (what stands
+        between spaces).
     word_pattern: a regular expression; the default keeps `beauty's` and `feel'st` whole and makes
         each punctuation mark a token.
-    lowercase: fold case before cutting.
-    line_ends: "drop", "nonblank" (a token after each line with words), or "all" (blank lines too).
-    min_count: words rarer than this in the training block become <unk>.
-    unk: whether the vocabulary has <unk>, an ordinary word that is predicted and scored.
+    lowercase: turn capitals into small letters first.
+    line_ends: "drop" (no tokens for them), "nonblank" (a token after each line that is not blank),
+        or "all" (a token after each line).
+    min_count: words that are rarer than this in the training split become <unk>.
+    unk: whether the vocabulary has <unk>, which is predicted and scored like any other word.
     """
 
     level: str = "word"
@@ -33,14 +38,13 @@ class Tokenizer:
     unk: bool = True
 
     def __post_init__(self) -> None:
-        if self.level not in ("word", "char", "whitespace"):
-            raise ValueError(f"level must be word, char or whitespace, got {self.level}")
-        if self.line_ends not in ("drop", "nonblank", "all"):
-            raise ValueError(f"line_ends must be drop, nonblank or all, got {self.line_ends}")
-        if self.min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {self.min_count}")
-        if not self.unk and self.min_count > 1:
-            raise ValueError(f"min_count must be 1 where unk=false, got {self.min_count}")
+        levels, line_ends = ("word", "char", "whitespace"), ("drop", "nonblank", "all")
+        check_setting("level", self.level, self.level in levels, "word, char or whitespace")
+        is_known = self.line_ends in line_ends
+        check_setting("line_ends", self.line_ends, is_known, "drop, nonblank or all")
+        check_setting("min_count", self.min_count, self.min_count >= 1, "at least 1")
+        keeps_all = self.min_count == 1
+        check_setting("min_count", self.min_count, self.unk or keeps_all, "1 where unk=false")
         try:
             re.compile(self.word_pattern)
         except re.error as error:
@@ -49,42 +53,42 @@ class Tokenizer:
             ) from None
 
     def __call__(self, lines: Iterable[str]) -> list[str]:
-        """Return the tokens of `lines` as one stream."""
+        """Return the tokens of all lines as one list."""
         tokens: list[str] = []
         for line in lines:
-            tokens += self._cut(line.lower() if self.lowercase else line)
+            tokens += self._split_line(line.lower() if self.lowercase else line)
             if self.line_ends == "all" or (self.line_ends == "nonblank" and line.strip()):
                 tokens.append(NEWLINE)
         return tokens
 
-    def _cut(self, line: str) -> list[str]:
+    def _split_line(self, line: str) -> list[str]:
         if self.level == "word":
             return [match.group() for match in re.finditer(self.word_pattern, line)]
         return list(line) if self.level == "char" else line.split()
 
     def describe(self) -> str:
-        """Say in a few words what the tokens are."""
-        cut = f"words {self.word_pattern}" if self.level == "word" else f"{self.level} level"
+        """Return a few words that say what the tokens are."""
+        unit = f"words {self.word_pattern}" if self.level == "word" else f"{self.level} level"
         case = "lower case" if self.lowercase else "cased"
         ends = {"drop": "dropped", "nonblank": "tokens", "all": "tokens, blank lines too"}
-        return f"{cut}, {case}, line ends {ends[self.line_ends]}"
+        return f"{unit}, {case}, line ends {ends[self.line_ends]}"
 
 
-# p1, the protocol of the figures that this project quotes beside KenLM's.
+# p1 is the protocol of the figures that this project compares with KenLM's.
 PROTOCOLS = {"p1": Tokenizer(word_pattern=r"\w+|[^\w\s]", lowercase=False, line_ends="drop")}
 
 
 def tokenizer_for(protocol: str | None, settings: Tokenizer) -> Tokenizer:
-    """Return the tokenizer of a named protocol, or of the settings where there is none.
+    """Return the tokenizer of a named protocol, or `settings` where no protocol is named.
 
-    A protocol fixes every setting: one that was changed beside it is refused, not overruled.
+    A protocol fixes every setting. A setting that was changed as well is refused.
     """
     if protocol is None:
         return settings
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be null or {', '.join(PROTOCOLS)}, got {protocol}")
+    known = f"null or {', '.join(PROTOCOLS)}"
+    check_setting("protocol", protocol, protocol in PROTOCOLS, known)
     fixed, default = PROTOCOLS[protocol], Tokenizer()
-    for name in (f.name for f in fields(Tokenizer)):
+    for name in (field.name for field in fields(Tokenizer)):
         value = getattr(settings, name)
         if value not in (getattr(fixed, name), getattr(default, name)):
             raise ValueError(
@@ -96,36 +100,34 @@ def tokenizer_for(protocol: str | None, settings: Tokenizer) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words and their ids: <unk> first where there is one, then by falling count."""
+    """The words and their ids: first <unk>, where there is one, then words by falling count."""
 
     words: tuple[str, ...]
 
     @classmethod
-    def of(cls, tokens: Sequence[str], min_count: int, unk: bool) -> "Vocabulary":
-        """Return the vocabulary of the training tokens."""
+    def from_tokens(cls, tokens: Sequence[str], min_count: int, unk: bool) -> "Vocabulary":
+        """Return the vocabulary of the tokens of the training split."""
         counts = Counter(tokens)
         if unk:
-            del counts[UNK]  # a text may say <unk> itself, and means this one
+            del counts[UNK]  # where the text itself says <unk>, it is the same word
         kept = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
         return cls((UNK, *kept) if unk else tuple(kept))
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Map each word to its id."""
+        """The id of each word."""
         return {word: i for i, word in enumerate(self.words)}
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
-        """Return the ids of `tokens`; a word outside is <unk>, or refused where there is none."""
-        unk = self.ids.get(UNK)
-        if unk is None:
-            unknown = sorted(set(tokens) - self.ids.keys())
-            if unknown:
-                raise DataError(
-                    f"data.unk=false, but {len(unknown)} tokens of the held-out text are not in the"
-                    f" training block ({', '.join(map(repr, unknown[:5]))}); set data.unk=true"
-                )
-            return [self.ids[t] for t in tokens]
-        return [self.ids.get(t, unk) for t in tokens]
+        """Return the ids of `tokens`; unknown ones become <unk>, or are refused without it."""
+        unknown = sorted(set(tokens) - self.ids.keys())
+        if unknown and UNK not in self.ids:
+            raise DataError(
+                f"data.unk=false, but {len(unknown)} tokens of the held-out text are not in the"
+                f" training block ({', '.join(map(repr, unknown[:5]))}); set data.unk=true"
+            )
+        unk = self.ids.get(UNK, 0)
+        return [self.ids.get(token, unk) for token in tokens]
 
 
 def join_tokens(tokens: Iterable[str], level: str) -> str:

@@ -1,14 +1,12 @@
-"""Draw what the losses do, as PNG files and to TensorBoard.
+"""Draw what the losses do, as PNG files and as images in TensorBoard.
 
     python scripts/plot_losses.py --out outputs/losses
 
-Five figures: loss against the probability of the true class for every loss; the gradient of
-cross-entropy beside that of squared error; the floor under label smoothing; entropy, cross-entropy
-and divergence in bits; log-softmax at extreme logits, naive and stable.
+There are five figures: every loss against the probability of the true class; the gradient of
+cross-entropy beside that of squared error; the least value that a loss with label smoothing can
+have; entropy, cross-entropy and divergence in bits; naive and stable log-softmax at extreme logits.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,12 +19,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 import losses
 from losses import ClassificationLoss, CrossEntropyLoss, reference
+from training.cli.script import Parser, run_script
 
-TRUE = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]  # a loaded die,
-BELIEVED = [1 / 6] * 6  # taken for a fair one
-P = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)  # of the true class
+LOADED_DIE = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]
+FAIR_DIE = [1 / 6] * 6
+X_LABEL = "probability of the true class"
+P = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)  # probabilities of the true class
 
-# name: the loss, and the outputs that stand for the probabilities of two classes
+# For each curve: its loss, and the function from the probabilities of two classes to the outputs
+# of a model that mean these probabilities under that loss.
 CURVES: dict[str, tuple[ClassificationLoss, Callable[[Tensor], Tensor]]] = {
     "cross_entropy": (CrossEntropyLoss(), torch.log),
     "nll": (losses.LogSoftmaxNLLLoss(), torch.log),
@@ -49,8 +50,9 @@ CURVES: dict[str, tuple[ClassificationLoss, Callable[[Tensor], Tensor]]] = {
 
 
 def loss_curves(p: Tensor) -> dict[str, Tensor]:
-    """Return every loss at every probability of the true class, the first of two classes."""
-    curves, target = {}, torch.tensor([0])
+    """Return every loss at each probability p (P,) of the true class, the first of two."""
+    curves = {}
+    target = torch.tensor([0])
     for name, (loss_fn, outputs_of) in CURVES.items():
         rows = outputs_of(torch.stack([p, 1 - p], 1)).split(1)  # (1, 2) each
         curves[name] = torch.stack([loss_fn.sums(row, target, row)[0] for row in rows])
@@ -61,12 +63,11 @@ def loss_curves(p: Tensor) -> dict[str, Tensor]:
 def _draw_losses(axes: Axes) -> None:
     for i, (name, curve) in enumerate(loss_curves(P).items()):
         axes.plot(P, curve, label=name, linestyle=("-", "--", ":")[i % 3])
-    axes.set(xlabel="probability of the true class", ylabel="loss", ylim=(-0.1, 5))
-    axes.set_title("Loss of a probability")
+    axes.set(title="Loss of a probability", xlabel=X_LABEL, ylabel="loss", ylim=(-0.1, 5))
 
 
 def gradient_curves(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Return d/dz of (a - 1)^2 and of binary cross-entropy at a = sigmoid(z), target 1."""
+    """Return d/dz of (a - 1)^2 and of binary cross-entropy, where a = sigmoid(z), target 1."""
     z = torch.logit(a).requires_grad_()
     squared = (z.sigmoid() - 1).square().sum()
     binary = losses.MultiLabelBCELoss(reduction="sum")(z, torch.ones_like(z))
@@ -78,51 +79,54 @@ def _draw_gradients(axes: Axes) -> None:
     axes.plot(P, binary, label="cross-entropy: a - 1")
     axes.plot(P, squared, label="squared error: 2 (a - 1) a (1 - a)")
     marks = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
-    for x, small, large in zip(marks, *gradient_curves(marks), strict=True):
-        at = (float(x), float(large))
-        axes.annotate(f"{large / small:.3g}x", at, (6, -10), textcoords="offset points")
-        axes.plot(*at, "o", color="C0")
+    axes.plot(marks, gradient_curves(marks)[1], "o", color="C0")
+    for a, small, large in zip(marks, *gradient_curves(marks), strict=True):
+        place = (float(a), float(large))
+        axes.annotate(f"{large / small:.3g}x", place, (6, -10), textcoords="offset points")
     axes.set(xlabel="a = sigmoid(z), target 1", ylabel="dloss / dz", title="Gradient at the logit")
 
 
 def smoothing_curve(p: Tensor, num_classes: int, smoothing: float) -> tuple[Tensor, float]:
-    """Return the smoothed loss where the true class has p, and the entropy it cannot go below."""
+    """Return the smoothed loss at each p, and the entropy of its targets, which is its least value.
+
+    p (P,) is the probability of the true class; the other classes share the rest equally.
+    """
     others = ((1 - p) / (num_classes - 1)).unsqueeze(1).expand(-1, num_classes - 1)
     logits = torch.cat([p.unsqueeze(1), others], 1).log()
     loss_fn = CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
-    q = np.full(num_classes, smoothing / num_classes)
-    q[0] += 1 - smoothing
-    return loss_fn(logits, torch.zeros(len(p), dtype=torch.long)), reference.entropy(q, base=np.e)
+    losses_at_p = loss_fn(logits, torch.zeros(len(p), dtype=torch.long))
+    smoothed_target = np.full(num_classes, smoothing / num_classes)
+    smoothed_target[0] += 1 - smoothing
+    return losses_at_p, reference.entropy(smoothed_target, base=np.e)
 
 
 def _draw_smoothing(axes: Axes) -> None:
     p = torch.linspace(0.3, 0.9999, 400, dtype=torch.float64)
-    smoothed, floor = smoothing_curve(p, 10, 0.1)
+    smoothed, least = smoothing_curve(p, 10, 0.1)
     axes.plot(p, smoothing_curve(p, 10, 0.0)[0], label="cross-entropy")
     axes.plot(p, smoothed, label="label smoothing 0.1, 10 classes")
-    axes.axhline(floor, color="grey", linestyle=":", label=f"entropy of the target: {floor:.4f}")
-    axes.set(xlabel="probability of the true class", ylabel="loss")
-    axes.set_title("The floor under smoothing")
+    axes.axhline(least, color="grey", linestyle=":", label=f"entropy of the target: {least:.4f}")
+    axes.set(title="The least loss under label smoothing", xlabel=X_LABEL, ylabel="loss")
 
 
 def bits(p: list[float], q: list[float]) -> dict[str, float]:
-    """Return what p costs by its own code, by a code made for q, and the difference, in bits."""
-    true, believed = np.array(p), np.array(q)
+    """Return the mean bits per draw from p, coded for p and coded for q, and their difference."""
+    true, assumed = np.array(p), np.array(q)
     return {
         "entropy H(p)": reference.entropy(true),
-        "cross-entropy H(p, q)": reference.cross_entropy_of(true, believed),
-        "divergence KL(p, q)": reference.divergence(true, believed),
+        "cross-entropy H(p, q)": reference.cross_entropy_of(true, assumed),
+        "divergence KL(p, q)": reference.divergence(true, assumed),
     }
 
 
 def _draw_bits(axes: Axes) -> None:
-    costs = bits(TRUE, BELIEVED)
+    costs = bits(LOADED_DIE, FAIR_DIE)
     axes.bar_label(axes.bar(list(costs), list(costs.values())), fmt="%.4f")
-    axes.set(ylabel="bits", title="A loaded die (p) taken for a fair one (q)")
+    axes.set(ylabel="bits", title="A loaded die (p), coded as if it were fair (q)")
 
 
 def log_softmax_curves(heights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of 0 among logits (z, 0, -z), naive and stable, in float32."""
+    """Return the log-probability of the logit 0 among (z, 0, -z) in float32, naive and stable."""
     logits = torch.stack([heights, torch.zeros_like(heights), -heights], 1).float()
     naive = logits.exp() / logits.exp().sum(1, keepdim=True)
     return naive.log()[:, 1], logits.log_softmax(1)[:, 1]
@@ -132,9 +136,9 @@ def _draw_log_softmax(axes: Axes) -> None:
     heights = torch.logspace(0, 4, 200)
     naive, stable = log_softmax_curves(heights)
     axes.loglog(heights, -stable, label="stable: z - max - log sum exp(z - max)")
-    good = naive.isfinite()
-    lost = f"naive: log(exp z / sum exp z), not finite from z = {heights[~good].min():.0f}"
-    axes.loglog(heights[good], -naive[good], "--", linewidth=3, label=lost)
+    finite = naive.isfinite()
+    label = f"naive: log(exp z / sum exp z), not finite from z = {heights[~finite].min():.0f}"
+    axes.loglog(heights[finite], -naive[finite], "--", linewidth=3, label=label)
     axes.set(xlabel="z", ylabel="-log softmax", title="The logit 0 among (z, 0, -z), float32")
 
 
@@ -148,15 +152,10 @@ FIGURES = {
 
 
 def main() -> None:
-    """Draw every figure into the folder given, and say how to see them."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    """Draw every figure into the folder given, and print how to see them."""
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/losses"))
     out = parser.parse_args().out
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"error: --out {out}: cannot be made ({error.strerror})", file=sys.stderr)
-        sys.exit(2)
     with SummaryWriter(str(out)) as writer:
         for name, draw in FIGURES.items():
             figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -172,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -3,7 +3,6 @@
 python scripts/predict.py outputs/RUN IMAGE...
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,35 +10,32 @@ import torch
 from torch import Tensor
 
 from metrics.temperature import apply_temperature
-from training.errors import ConfigError, UserError
-from training.run.finished import TRUST, FinishedRun, load_run, read_metrics
+from training.cli.script import Parser, run_script
+from training.errors import ConfigError
+from training.run.finished import FinishedRun, load_run, read_metrics
 from vision.images import read_image
 
 
 def main() -> None:
-    """Parse, classify, print a line an image."""
-    parser = argparse.ArgumentParser(description="Classify image files with a finished run.")
+    """Read the arguments, classify the images and print one line per image."""
+    parser = Parser(description="Classify image files with a finished run.")
     parser.add_argument("run", help="run folder, as in outputs/vision-cross_entropy-seed1-...")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--top", type=int, default=3, help="classes shown an image (3)")
-    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=TRUST)
+    parser.add_argument("--top", type=int, default=3, help="classes shown per image (3)")
+    parser.add_trust()
     arguments = parser.parse_args()
-    try:
-        if arguments.top < 1:
-            raise ConfigError(f"--top {arguments.top}: must be at least 1")
-        run = load_run(arguments.run, arguments.trust)
-        probs, classes = predict(run, arguments.images).sort(1, descending=True)
-        for file, row, order in zip(arguments.images, probs, classes, strict=True):
-            best = zip(row[: arguments.top], order[: arguments.top], strict=True)
-            print(f"{file}:", ", ".join(f"{run.class_names[k]} {p:.2%}" for p, k in best))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    if arguments.top < 1:
+        raise ConfigError(f"--top {arguments.top}: must be at least 1")
+    run = load_run(arguments.run, arguments.trust)
+    probs, classes = predict(run, arguments.images).sort(1, descending=True)
+    for file, row, order in zip(arguments.images, probs, classes, strict=True):
+        best = zip(row[: arguments.top], order[: arguments.top], strict=True)
+        print(f"{file}:", ", ".join(f"{run.class_names[k]} {p:.2%}" for p, k in best))
 
 
 @torch.no_grad()
 def predict(run: FinishedRun, files: list[Path]) -> Tensor:
-    """Return the probabilities (N, K) of the run's classes, calibrated by its temperature."""
+    """Return probabilities (N, K) of the run's classes, calibrated by the run's temperature."""
     data = run.cfg.data
     if "image_size" not in data:
         raise ConfigError(f"{run.folder}: not a vision run; it reads no images")
@@ -50,12 +46,11 @@ def predict(run: FinishedRun, files: list[Path]) -> Tensor:
 
 def temperature_of(run: FinishedRun) -> float:
     """Return the temperature that the run fitted at its end, on its calibration split."""
-    for line in reversed(read_metrics(run.folder)):
-        if "temperature" in line:
-            return float(line["temperature"])
-    print(f"{run.folder}: has no temperature, so these are its loss's own", file=sys.stderr)
-    return 1.0
+    fitted = [line["temperature"] for line in read_metrics(run.folder) if "temperature" in line]
+    if not fitted:
+        print(f"{run.folder}: no temperature was fitted, so T = 1 is used", file=sys.stderr)
+    return fitted[-1] if fitted else 1.0
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,6 +12,7 @@ from losses import CrossEntropyLoss
 from ngram.sampling import sample_lines, sample_tokens
 from ngram.tokens import NEWLINE, UNK
 from scripts import generate
+from training.cli.script import run_script
 
 WORDS = [UNK, "a", "b", NEWLINE]
 
@@ -72,11 +73,11 @@ def test_a_model_that_gives_line_ends_without_end_gives_no_lines():
     assert sample_lines(repeat(WORDS.index(NEWLINE)), WORDS, 2, "word") == []
 
 
-def run_script(monkeypatch, capsys, *arguments):
+def run_generate(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["generate.py", *map(str, arguments)])
     code = 0
     try:
-        generate.main()
+        run_script(generate.main)
     except SystemExit as stop:
         code = stop.code
     return code, *capsys.readouterr()
@@ -87,11 +88,11 @@ def test_the_script_continues_the_prompt_and_names_unknown_words(train, monkeypa
     capsys.readouterr()
     arguments = [run, "--prompt", "thy beauty, o blockchain", "--length", "12", "--seed", "5"]
 
-    code, out, err = run_script(monkeypatch, capsys, *arguments)
+    code, out, err = run_generate(monkeypatch, capsys, *arguments)
 
     assert code == 0 and err == "not in the vocabulary: blockchain\n"
     assert out.startswith("thy beauty, o blockchain")
-    assert run_script(monkeypatch, capsys, *arguments)[1] == out
+    assert run_generate(monkeypatch, capsys, *arguments)[1] == out
 
 
 @pytest.mark.parametrize(
@@ -99,11 +100,13 @@ def test_the_script_continues_the_prompt_and_names_unknown_words(train, monkeypa
     [
         (["--temperature", "0"], 2, "--temperature 0.0: must be above 0"),
         (["--length", "0"], 2, "--length 0: must be at least 1"),
+        (["--lenght", "3"], 2, "unrecognized arguments: --lenght 3"),
+        (["--seed", "x"], 2, "argument --seed: invalid int value: 'x'"),
         ([], 5, "nowhere: not a run folder"),
     ],
 )
 def test_the_script_answers_mistakes_in_one_line(options, code, message, monkeypatch, capsys):
-    found, _, err = run_script(monkeypatch, capsys, "nowhere", *options)
+    found, _, err = run_generate(monkeypatch, capsys, "nowhere", *options)
 
     assert found == code
     assert err.startswith(f"error: {message}") and err.count("\n") == 1

@@ -1,6 +1,7 @@
 """scripts/plot_losses.py: the numbers behind the figures, and where the figures go."""
 
 import math
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from torch.testing import assert_close
 
 from losses import reference
 from scripts import plot_losses
+from training.cli.script import run_script
 
 P = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
 
@@ -47,7 +49,7 @@ def test_smoothed_loss_touches_its_floor_at_the_smoothed_target():
 
 
 def test_bits_of_known_distributions():
-    costs = plot_losses.bits(plot_losses.TRUE, plot_losses.BELIEVED)
+    costs = plot_losses.bits(plot_losses.LOADED_DIE, plot_losses.FAIR_DIE)
 
     assert list(costs.values()) == pytest.approx([2.1610, 2.5850, 0.4240], abs=1e-4)
     assert plot_losses.bits([0.5, 0.5], [0.5, 0.5])["entropy H(p)"] == 1
@@ -76,3 +78,14 @@ def test_every_figure_is_a_png_and_an_image_in_tensorboard(tmp_path, monkeypatch
     events = EventAccumulator(str(tmp_path / "figures")).Reload()
     assert set(events.Tags()["images"]) == {f"losses/{name}" for name in names}
     assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path / 'figures'}\n")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--out", str(tmp_path / "file" / "folder")])
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(plot_losses.main)
+
+    assert stop.value.code == 2
+    assert re.fullmatch(r"error: .*Not a directory: '.*file/folder'\n", capsys.readouterr().err)

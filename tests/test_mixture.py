@@ -8,7 +8,8 @@ from torch import nn
 from losses import CrossEntropyLoss, LogitsMSELoss
 from ngram.data import sonnets
 from ngram.kneser_ney import KneserNey
-from ngram.reports import KneserNeyBaseline, mixture_weight
+from ngram.mixture import best_weight
+from ngram.reports import KneserNeyBaseline
 from training.data import Split
 from training.run.finished import read_metrics
 from training.run.log import RunLog
@@ -18,7 +19,7 @@ from training.run.report import ReportContext
 def weight_of(p, q):
     rows = Split(torch.arange(len(p)), torch.zeros(len(p), dtype=torch.long))
     given = [torch.tensor(probs, dtype=torch.float64).log()[:, None] for probs in (p, q)]
-    return mixture_weight(lambda x: given[0][x], lambda x: given[1][x], rows)
+    return best_weight(lambda x: given[0][x], lambda x: given[1][x], rows)
 
 
 @pytest.mark.parametrize("times", [1, 400])  # 400: in several chunks
@@ -51,8 +52,8 @@ class SkipBigrams(nn.Module):
 def report_on(data, loss_fn, scores, nearest_first, folder):
     model = SkipBigrams(scores, 1 if nearest_first else -2).train()
     log = RunLog(folder)
-    moment = ReportContext(model, loss_fn, data, log, step=7, seed=1, final=True, max_rows=None)
-    report = KneserNeyBaseline(max_order=2, nearest_first=nearest_first)(moment)
+    context = ReportContext(model, loss_fn, data, log, step=7, seed=1, final=True, max_rows=None)
+    report = KneserNeyBaseline(max_order=2, nearest_first=nearest_first)(context)
     log.close()
     return report.rows, read_metrics(folder)[-1]
 

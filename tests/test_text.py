@@ -138,7 +138,7 @@ def test_the_vocabulary_and_counts_come_from_the_training_block_alone():
 
 
 def test_words_below_the_minimum_count_are_unknown_everywhere():
-    vocabulary = Vocabulary.of(["x", "x", "y", "z", "z", "z"], min_count=2, unk=True)
+    vocabulary = Vocabulary.from_tokens(["x", "x", "y", "z", "z", "z"], min_count=2, unk=True)
 
     assert vocabulary.words == (UNK, "z", "x")
     assert vocabulary.encode(["y", "x", "q"]) == [0, 2, 0]

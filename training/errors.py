@@ -29,3 +29,9 @@ class CheckpointError(UserError):
     """A run folder or checkpoint that cannot be read or written."""
 
     exit_code = 5
+
+
+def check_setting(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raise a ValueError that names the setting, what is allowed and what came instead."""
+    if not is_allowed:
+        raise ValueError(f"{name} must be {allowed}, got {value}")

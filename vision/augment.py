@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on the device, its randomness a function of what is augmented."""
+"""Augmentation of whole batches on the device; its randomness depends on what is augmented only."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data import stream_seed
+from training.errors import check_setting
 
-# splitmix64 (Steele, Lea and Flood 2014): (shift, factor) of each round, factors as signed int64
+# splitmix64 (Steele, Lea and Flood 2014): the (shift, factor) of each round. Factors are int64.
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
@@ -17,16 +18,16 @@ ROUNDS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 class Augment:
     """Shift, crop, flip and cut out of training images, each drawn for (seed, epoch, index).
 
-    Shift, crop and flip only say from where each row and each column of the image is read; reading
-    between two pixels interpolates. So an image is two small matrix products: rows @ image @
-    columns.
+    Shift, crop and flip decide from which position of the image each row and each column of the
+    result is read. A position between two pixels is interpolated, so that the result is two small
+    matrix products: rows @ image @ columns.
 
     Args:
-        seed: the run's.
-        shift: pixels that an image moves at most, up or down and left or right.
-        crop: share of the side that a crop keeps at least; what is kept is scaled to the whole.
-        flip: mirror every second image, left to right.
-        cutout: side in pixels of a black square around a random pixel (DeVries and Taylor 2017,
+        seed: the seed of the run.
+        shift: how many pixels an image moves at most, up or down and left or right.
+        crop: the least share of the side that a crop keeps; the crop is scaled to the whole side.
+        flip: whether every second image, at random, is mirrored left to right.
+        cutout: the side in pixels of a black square around a random pixel (DeVries and Taylor 2017,
             arXiv 1708.04552).
     """
 
@@ -37,11 +38,9 @@ class Augment:
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("shift", "cutout"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be in (0, 1], got {self.crop}")
+        check_setting("shift", self.shift, self.shift >= 0, "at least 0")
+        check_setting("cutout", self.cutout, self.cutout >= 0, "at least 0")
+        check_setting("crop", self.crop, 0 < self.crop <= 1, "in (0, 1]")
 
     def __call__(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Return images (N, C, S, S) as float32 in the units of `inputs`."""
@@ -53,36 +52,37 @@ class Augment:
         zoom = 1 - (1 - self.crop) * draws[:, 0:1]
         corner = ((2 * self.shift + 1) * draws[:, 1:3]).floor() - self.shift
         corner = corner + (1 - zoom) * side * draws[:, 3:5]
-        sources = corner[:, :, None] + ((pixels + 0.5) * zoom - 0.5)[:, None]  # (N, 2, S)
-        rows, columns = (interpolation(source) for source in sources.unbind(1))
+        positions = corner[:, :, None] + ((pixels + 0.5) * zoom - 0.5)[:, None]  # (N, 2, S)
+        rows, columns = (interpolation(position) for position in positions.unbind(1))
         if self.flip:
             columns = torch.where(draws[:, 5, None, None] < 0.5, columns.flip(1), columns)
         images = rows[:, None] @ inputs.float() @ columns[:, None].mT
         if self.cutout:
             start = (draws[:, 6:8] * side).floor() - self.cutout // 2
             distance = pixels - start[:, :, None]  # (N, 2, S)
-            hidden = (distance >= 0) & (distance < self.cutout)
-            images = images * ~(hidden[:, 0, :, None] & hidden[:, 1, None])[:, None]
+            inside = (distance >= 0) & (distance < self.cutout)
+            images = images * ~(inside[:, 0, :, None] & inside[:, 1, None])[:, None]
         return images
 
 
-def interpolation(sources: Tensor) -> Tensor:
+def interpolation(positions: Tensor) -> Tensor:
     """Return the matrices (N, S, S) that read S pixels at positions (N, S); mirrored outside."""
-    side = sources.shape[1]
+    side = positions.shape[1]
     last = side - 1
-    sources = last - (last - sources.abs()).abs()
-    return F.relu(1 - (sources[:, :, None] - torch.arange(side, device=sources.device)).abs())
+    positions = last - (last - positions.abs()).abs()
+    return F.relu(1 - (positions[:, :, None] - torch.arange(side, device=positions.device)).abs())
 
 
 def uniforms(seed: int, epoch: int, indices: Tensor, num_draws: int) -> Tensor:
-    """Return float32 draws (N, D) in [0, 1), a function of (seed, epoch, index) and the column.
+    """Return float32 draws (N, D) in [0, 1), each a function of (seed, epoch, index, column).
 
-    Each is the hash of a counter, so that no draw depends on which came before it. int64 arithmetic
-    wraps, as splitmix64 wants it; a right shift keeps the sign, which the masks take away.
+    A draw is the hash of a counter, so that it does not depend on earlier draws. splitmix64 wants
+    arithmetic modulo 2^64, and int64 wraps in that way. It also wants right shifts that bring in
+    zeros, but those of int64 bring in the sign, so the masks clear these bits.
     """
     counters = indices[:, None] * num_draws + torch.arange(num_draws, device=indices.device)
     x = counters * GOLDEN + stream_seed(seed, "augment", epoch)
     for shift, factor in ROUNDS:
         x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
     x = x ^ (x >> 31 & (1 << 33) - 1)
-    return (x >> 40 & (1 << 24) - 1).float() / (1 << 24)  # the top 24 bits: exact in float32
+    return (x >> 40 & (1 << 24) - 1).float() / (1 << 24)  # float32 holds 24 bits exactly

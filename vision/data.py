@@ -1,6 +1,7 @@
-"""Images as splits: stratified, seeded, whole on the device as uint8."""
+"""Images as splits: every class in the same shares, as uint8 tensors that stay on the device."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -10,102 +11,135 @@ import torch
 from torch import Tensor
 
 from training.data import Split, Splits, check_shares, stream_seed
-from training.errors import DataError
+from training.errors import DataError, check_setting
 from vision.augment import Augment
 from vision.images import ImageSet, read_digits, read_folder, read_torchvision
 
 DATASETS = ("MNIST", "FashionMNIST", "CIFAR10")
 
 
+@dataclass(frozen=True)
+class ImageSettings:
+    """The settings of any images.
+
+    channels: C, 1 (grey) or 3 (colour).
+    image_size: S, the side in pixels.
+    mean: of the pixels scaled to [0, 1], one number per channel; models normalise by it.
+    std: of the pixels scaled to [0, 1], one number per channel; models normalise by it.
+    split: shares of train, val, calibration and test; the last is 0 where a test split exists.
+    split_seed: decides which images are held out.
+    imbalance: of the training images of class k (from 0) of K, the share imbalance ** (k / (K - 1))
+        is kept.
+    augment: changes the images of training batches.
+    """
+
+    channels: int
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    split: Sequence[float]
+    split_seed: int
+    imbalance: float
+    augment: Augment
+
+    def __post_init__(self) -> None:
+        check_setting("channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (colour)")
+        check_setting("image_size", self.image_size, 4 <= self.image_size <= 1024, "from 4 to 1024")
+        mean, std, numbers = list(self.mean), list(self.std), f"{self.channels} numbers"
+        check_setting("mean", mean, len(mean) == self.channels, f"{numbers}, one per channel")
+        is_allowed = len(std) == self.channels and min(std) > 0
+        check_setting("std", std, is_allowed, f"{numbers} above 0, one per channel")
+        check_shares(self.split)
+        check_setting("imbalance", self.imbalance, 0 < self.imbalance <= 1, "in (0, 1]")
+        for name in ("shift", "cutout"):
+            pixels, limit = getattr(self.augment, name), f"less than image_size ({self.image_size})"
+            check_setting(f"augment.{name}", pixels, pixels < self.image_size, limit)
+
+    def check_no_test_share(self) -> None:
+        """Refuse a share for the test split, for images that have a test split of their own."""
+        if self.split[3] != 0:
+            raise ValueError(
+                "split must leave 0 for test, as in [0.9,0.05,0.05,0.0]: these images have a test"
+                f" split of their own, got {list(self.split)}"
+            )
+
+
 def digits(**settings: Any) -> Splits:
-    """Return scikit-learn's handwritten digits; settings as in `image_splits`."""
-    return image_splits(read_digits, "digits", **settings)
+    """Return scikit-learn's handwritten digits; the settings are those of `ImageSettings`."""
+    return image_splits(read_digits, "digits", ImageSettings(**settings))
 
 
 def published(dataset: str, root: str, download: bool, **settings: Any) -> Splits:
     """Return a data set of torchvision's; its test split stays the test split."""
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset must be one of {', '.join(DATASETS)}, got {dataset}")
+    check_setting("dataset", dataset, dataset in DATASETS, f"one of {', '.join(DATASETS)}")
+    images = ImageSettings(**settings)
+    images.check_no_test_share()  # now, before a download
     read = partial(read_torchvision, dataset, Path(root), download)
-    return image_splits(read, dataset, has_test=True, **settings)
+    return image_splits(read, dataset, images)
 
 
 def image_folder(root: str | None, resize: bool, **settings: Any) -> Splits:
-    """Return image files in folders, one a class; those in root/test are the test split."""
+    """Return image files in one folder per class; those in root/test are the test split."""
     if root is None:
-        raise ValueError("root is required: data.root=FOLDER, with a folder of images a class")
-    read = partial(read_folder, Path(root), settings["channels"], settings["image_size"], resize)
-    return image_splits(read, Path(root).name, **settings)
+        raise ValueError("root is required: data.root=FOLDER, with one folder of images per class")
+    images = ImageSettings(**settings)
+    read = partial(read_folder, Path(root), images.channels, images.image_size, resize)
+    return image_splits(read, Path(root).name, images)
 
 
-def image_splits(
-    read: Callable[[], ImageSet],
-    name: str,
-    *,
-    channels: int,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    split: Sequence[float],
-    split_seed: int,
-    imbalance: float,
-    augment: Augment,
-    has_test: bool = False,
-) -> Splits:
+def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSettings) -> Splits:
     """Cut images into splits that have every class in the same shares.
 
     Args:
-        read: returns the images; called once the settings are known to be good.
-        name: what to call them where figures are shown.
-        channels: C, 1 (grey) or 3 (colour).
-        image_size: S, the side in pixels.
-        mean: of the pixels in [0, 1], a number a channel; models take it and `std` from here.
-        std: of the pixels in [0, 1], a number a channel.
-        split: shares of train, val, calibration and test; the last is 0 where a test split exists.
-        split_seed: which images are held out.
-        imbalance: of class k (from 0) of K, imbalance ** (k / (K - 1)) of the training images stay.
-        augment: changes training batches.
-        has_test: the set is known to have a test split of its own.
+        read: returns the images.
+        name: what the images are called beside the figures.
+        settings: see `ImageSettings`.
     """
-    _check_settings(channels, image_size, mean, std, split, imbalance, augment)
-    if has_test:
-        _check_no_share(split)
     found = read()
     if found.test:
-        _check_no_share(split)
+        settings.check_no_test_share()
     images, num_classes = found.images, len(found.class_names)
-    if images.pixels.shape[1:] != (channels, image_size, image_size):
+    if images.pixels.shape[1:] != (settings.channels, settings.image_size, settings.image_size):
         shape = " x ".join(map(str, images.pixels.shape[1:]))
         raise DataError(
             f"{name}: images are {shape}; set data.channels and data.image_size to that"
         )
-    generator = torch.Generator().manual_seed(stream_seed(split_seed, "split"))
-    parts = stratified(images.targets, split, generator, imbalance)
+    generator = torch.Generator().manual_seed(stream_seed(settings.split_seed, "split"))
+    parts = stratified(images.targets, settings.split, generator, settings.imbalance)
     train, val, calibration, test = (Split(images.pixels[i], images.targets[i]) for i in parts)
     if found.test:
         test = Split(found.test.pixels, found.test.targets)
     if not len(train):
         raise DataError(f"{name}: no training images are left; give more, or change data.split")
+    sizes = " / ".join(f"{len(part):,}" for part in (train, val, calibration, test))
+    published_test = " (the published one)" if found.test else ""
+    imbalance = settings.imbalance
+    thinned = f", training classes thinned to {imbalance:g}" if imbalance < 1 else ""
     return Splits(
-        train=Split(train.inputs, train.targets, augment),
+        train=Split(train.inputs, train.targets, settings.augment),
         val=val,
         calibration=calibration,
         test=test,
         class_counts=torch.bincount(train.targets, minlength=num_classes),
         class_names=found.class_names,
-        protocol=_describe(name, (train, val, calibration, test), found, imbalance),
+        protocol=(
+            f"{name}: {num_classes} classes,"
+            f" {settings.image_size}x{settings.image_size}x{settings.channels},"
+            f" {sizes} train / val / calibration / test{published_test}{thinned}"
+        ),
     )
 
 
 def stratified(
     targets: Tensor, shares: Sequence[float], generator: torch.Generator, imbalance: float = 1.0
 ) -> list[Tensor]:
-    """Return the indices of each share, shuffled; the first one is thinned by `imbalance`.
+    """Return the shuffled indices of each share; the first share is thinned by `imbalance`.
 
-    The images of a class stand in random order on the line from 0 to 1, and the shares cut it.
+    The images of each class are put in random order at even distances between 0 and 1, and the
+    shares cut that line.
     """
     order = torch.randperm(len(targets), generator=generator)
-    order = order[targets[order].argsort(stable=True)]  # by class, in random order within
+    order = order[targets[order].argsort(stable=True)]  # by class, in random order within a class
     classes = targets[order]
     counts = classes.bincount()
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[classes]
@@ -116,48 +150,3 @@ def stratified(
     part[(part == 0) & (place >= shares[0] * kept) & (rank > 0)] = -1
     parts = [order[part == number] for number in range(len(shares))]
     return [indices[torch.randperm(len(indices), generator=generator)] for indices in parts]
-
-
-def _check_settings(
-    channels: int,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    split: Sequence[float],
-    imbalance: float,
-    augment: Augment,
-) -> None:
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
-    if not 4 <= image_size <= 1024:
-        raise ValueError(f"image_size must be from 4 to 1024, got {image_size}")
-    if len(mean) != channels:
-        raise ValueError(f"mean must be {channels} numbers, one a channel, got {list(mean)}")
-    if len(std) != channels or min(std) <= 0:
-        raise ValueError(f"std must be {channels} numbers above 0, one a channel, got {list(std)}")
-    check_shares(split)
-    if not 0 < imbalance <= 1:
-        raise ValueError(f"imbalance must be in (0, 1], got {imbalance}")
-    for setting in ("shift", "cutout"):
-        pixels = getattr(augment, setting)
-        if pixels >= image_size:
-            raise ValueError(
-                f"augment.{setting} must be less than image_size ({image_size}), got {pixels}"
-            )
-
-
-def _check_no_share(split: Sequence[float]) -> None:
-    if split[3] != 0:
-        raise ValueError(
-            "split must leave 0 for test, as in [0.9,0.05,0.05,0.0]: these images have a test"
-            f" split of their own, got {list(split)}"
-        )
-
-
-def _describe(name: str, parts: Sequence[Split], found: ImageSet, imbalance: float) -> str:
-    sizes = " / ".join(f"{len(part):,}" for part in parts)
-    channels, side = found.images.pixels.shape[1], found.images.pixels.shape[2]
-    text = f"{name}: {len(found.class_names)} classes, {side}x{side}x{channels}"
-    text += f", {sizes} train / val / calibration / test"
-    text += " (the published one)" if found.test else ""
-    return text + (f", training classes thinned to {imbalance:g}" if imbalance < 1 else "")

@@ -1,17 +1,21 @@
-"""Models that read images (N, C, S, S), uint8 or float32 from 0 to 255, and give logits (N, K)."""
+"""Models that read images (N, C, S, S), uint8 or float32 from 0 to 255, and give logits (N, K).
+
+Every model takes `mean` and `std`, one number per channel for pixels scaled to [0, 1].
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from training.errors import check_setting
 from vision.images import import_torchvision
 
 
 class ImageModel(nn.Module):
-    """Normalise, then a body that makes features (N, F), then the linear head.
+    """Normalised pixels go through a body that gives features (N, F), then through a linear head.
 
-    Convolutions run channels-last: on a CPU in half the time.
+    Convolutions run in the channels-last memory format, which takes half the time on a CPU.
     """
 
     mean: Tensor
@@ -28,7 +32,7 @@ class ImageModel(nn.Module):
         self.head = head
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Return what feeds the head, (N, F)."""
+        """Return the features (N, F) that the head reads."""
         pixels = (inputs.float() - self.mean) / self.std
         return self.body(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -40,7 +44,7 @@ class ImageModel(nn.Module):
 def linear(
     num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> ImageModel:
-    """Softmax regression: a logit is a weighted sum of pixels."""
+    """Return softmax regression: each logit is a weighted sum of pixels."""
     _check_sizes(channels=channels, image_size=image_size)
     head = nn.Linear(channels * image_size**2, num_classes)
     return ImageModel(mean, std, nn.Flatten(), head)
@@ -56,9 +60,9 @@ def mlp(
     depth: int = 2,
     dropout: float = 0.2,
 ) -> ImageModel:
-    """Fully connected layers: the pixels' places mean nothing to it until it has learnt them."""
+    """Return `depth` fully connected layers, which do not know which pixels are neighbours."""
     _check_sizes(channels=channels, image_size=image_size, hidden_dim=hidden_dim, depth=depth)
-    _check_dropout(dropout)
+    check_setting("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(depth):
         size = hidden_dim if i else channels * image_size**2
@@ -75,13 +79,13 @@ def small_cnn(
     width: int = 32,
     dropout: float = 0.0,
 ) -> ImageModel:
-    """Four convolutions, the last one residual, averaged over the image; sparing of a CPU.
+    """Return four convolutions, the last one residual, averaged over the image; fast on a CPU.
 
-    Images of 16 pixels or more are halved by the first convolution, before there are many channels;
-    pooling comes before normalising and ReLU, which then have a quarter of the work.
+    The first convolution halves images of 16 pixels or more, before there are many channels.
+    Pooling comes before normalisation and ReLU, which then have a quarter of the work.
     """
     _check_sizes(channels=channels, width=width)
-    _check_dropout(dropout)
+    check_setting("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
     body = nn.Sequential(
         convolution(channels, width, kernel, stride),
@@ -98,10 +102,10 @@ def small_cnn(
 def resnet18(
     num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> ImageModel:
-    """ResNet-18 of torchvision (He et al. 2015), untrained, with the stem for small images.
+    """Return torchvision's ResNet-18 (He et al. 2015), untrained, with a stem for small images.
 
-    The stem neither strides nor pools. Images of up to 8 pixels are not halved a last time: batch
-    normalisation of one image needs more than one place.
+    The stem neither strides nor pools. Images of up to 8 pixels are halved once less, because the
+    batch normalisation of a single image needs more than one pixel.
     """
     body = import_torchvision("models").resnet18(num_classes=num_classes)
     body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -113,21 +117,21 @@ def resnet18(
 
 
 class Residual(nn.Module):
-    """x + inner(x)."""
+    """A residual block: x + inner(x)."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what `inner` makes of x to x."""
+        """Return x + inner(x)."""
         return x + self.inner(x)
 
 
 def convolution(
     channels: int, out_channels: int, kernel: int = 3, stride: int = 1, pool: bool = False
 ) -> nn.Sequential:
-    """Return convolution, pooling if wanted, batch normalisation, ReLU."""
+    """Return a convolution, 2x2 pooling where asked for, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, kernel, stride, padding=1, bias=False),
         nn.MaxPool2d(2) if pool else nn.Identity(),
@@ -138,10 +142,4 @@ def convolution(
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def _check_dropout(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        check_setting(name, size, size >= 1, "at least 1")

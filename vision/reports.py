@@ -1,4 +1,4 @@
-"""What the vision task adds to the shared metrics: what is mistaken for what, and which images."""
+"""What the vision task reports beside the shared metrics: classes, mistakes, and features."""
 
 import re
 from collections.abc import Sequence
@@ -7,33 +7,33 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from training.errors import check_setting
 from training.evaluation import log_probs_of
 from training.run.report import Report, ReportContext
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_NUMBERS = 20  # classes; the numbers of a larger confusion matrix could not be read
+MAX_NUMBERED_CLASSES = 20  # the cells of a larger confusion matrix are too small for numbers
 
 # Shapes: N images, K classes.
 
 
 class ImageReport:
-    """Log accuracy and a precision-recall curve a class, the confusion matrix, and mistakes.
+    """Log each class's accuracy and precision-recall curve, the confusion matrix, and mistakes.
 
-    Probabilities are those of the loss's link, before any temperature.
+    The probabilities are those of the loss's link, before any temperature.
 
     Args:
-        mistakes: how many of the most confident ones are shown, 0 for none.
+        mistakes: how many of the most confident mistakes are shown, 0 for none.
     """
 
     def __init__(self, mistakes: int) -> None:
-        if not 0 <= mistakes <= 100:
-            raise ValueError(f"mistakes must be from 0 to 100, got {mistakes}")
+        check_setting("mistakes", mistakes, 0 <= mistakes <= 100, "from 0 to 100")
         self.mistakes = mistakes
 
     def __call__(self, context: ReportContext) -> Report:
-        """Look at the test split at the end, at the validation split before."""
+        """Report on the validation split during training, and on the test split at the end."""
         splits, log, step = context.splits, context.log, context.step
         held_out = [name for name in ("val", "test") if len(getattr(splits, name))] or ["train"]
         name = held_out[-1] if context.final else held_out[0]
@@ -45,11 +45,11 @@ class ImageReport:
         probs = log_probs.exp()  # (N, K)
         confidence, predicted = probs.max(1)
         matrix = confusion(targets, predicted, len(classes))
-        total = matrix.sum(1)
+        counts = matrix.sum(1)
         accuracy = {
-            f"accuracy_{tag(label)}": (matrix[k, k] / total[k]).item()
+            f"accuracy_{tag(label)}": (matrix[k, k] / counts[k]).item()
             for k, label in enumerate(classes)
-            if total[k]
+            if counts[k]
         }
         log.scalars(name, accuracy, step)
         for k, label in enumerate(classes):
@@ -70,50 +70,50 @@ class ImageReport:
 
 
 class ImageFeatures:
-    """Log what feeds the model's output layer for TensorBoard's Projector, at the end.
+    """At the end of a run, log the features of some images for TensorBoard's Projector.
 
     Args:
         images: how many of the first test images, 0 for none.
     """
 
     def __init__(self, images: int) -> None:
-        if not 0 <= images <= 10_000:
-            raise ValueError(f"images must be from 0 to 10000, got {images}")
+        check_setting("images", images, 0 <= images <= 10_000, "from 0 to 10000")
         self.images = images
 
     @torch.no_grad()
     def __call__(self, context: ReportContext) -> Report:
-        """Take the features of the test split, of train where none is held out."""
-        splits = context.splits
+        """Log features of the test split, or of the training split where there is no test split."""
+        splits, model = context.splits, context.model
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
         if context.final and self.images:
-            context.model.eval()
-            features = context.model.features(split.inputs)  # type: ignore[operator]
-            # a link ranks as it likes, so the loss is asked; one column alone TensorBoard refuses
-            guesses = context.loss_fn.log_probs(context.model.head(features)).argmax(1)  # type: ignore[operator]
-            known = {
-                name: [splits.class_names[k] for k in classes.tolist()]
-                for name, classes in (("class", split.targets), ("predicted", guesses))
+            model.eval()
+            features = model.features(split.inputs)  # type: ignore[operator]
+            # The loss's link may rank classes otherwise than the logits do. The true class alone
+            # would not be enough: TensorBoard refuses a table of one column.
+            predicted = context.loss_fn.log_probs(model.head(features)).argmax(1)  # type: ignore[operator]
+            columns = {
+                "class": [splits.class_names[k] for k in split.targets.tolist()],
+                "predicted": [splits.class_names[k] for k in predicted.tolist()],
             }
-            pictures = split.inputs.cpu() / 255
-            context.log.embedding("images", features.cpu(), known, context.step, pictures)
+            pixels = split.inputs.cpu() / 255
+            context.log.embedding("images", features.cpu(), columns, context.step, pixels)
         return Report()
 
 
 def tag(label: str) -> str:
-    """Return a class's name as part of a tag, where a slash would begin a group."""
+    """Return a class's name as part of a TensorBoard tag, where a slash would begin a group."""
     return re.sub(r"[^\w.-]+", "_", label)
 
 
 def confusion(targets: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return how often class i was taken for class j, (K, K) int64."""
+    """Return the confusion matrix (K, K) int64; cell (i, j) counts class i predicted as class j."""
     cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
     return cells.view(num_classes, num_classes)
 
 
 def describe(matrix: Tensor, classes: Sequence[str]) -> str:
-    """Say in a line which class is hardest, and which mistake is the most frequent."""
-    accuracy = (matrix.diag() / matrix.sum(1)).nan_to_num(1.0)  # a class without images is not hard
+    """Return one line that names the least accurate class and the most frequent mistake."""
+    accuracy = (matrix.diag() / matrix.sum(1)).nan_to_num(1.0)  # 1 for a class without images
     worst = int(accuracy.argmin())
     mistakes = matrix - matrix.diag().diag()
     if not mistakes.any():
@@ -126,21 +126,20 @@ def describe(matrix: Tensor, classes: Sequence[str]) -> str:
 
 
 def draw_confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
-    """Draw rows of true and columns of predicted classes; colours are shares of the row."""
+    """Draw the confusion matrix: true classes by predicted ones, coloured by share of the row."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
     shares = (matrix / matrix.sum(1, keepdim=True)).nan_to_num(0.0)
-    size = 2.0 + 0.4 * min(len(classes), MOST_NUMBERS)
+    size = 2.0 + 0.4 * min(len(classes), MAX_NUMBERED_CLASSES)
     with style.context("default"):
         figure = Figure(figsize=(size, size), dpi=120, layout="constrained")
         axes = figure.subplots()
         axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
         axes.set(xlabel="predicted", ylabel="true")
-        if len(classes) <= MOST_NUMBERS:
-            places = range(len(classes))
-            axes.set_xticks(places, classes, rotation=90)
-            axes.set_yticks(places, classes)
+        if len(classes) <= MAX_NUMBERED_CLASSES:
+            axes.set_xticks(range(len(classes)), classes, rotation=90)
+            axes.set_yticks(range(len(classes)), classes)
             for i, j in matrix.nonzero().tolist():
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
@@ -156,10 +155,9 @@ def draw_images(images: Tensor, captions: Sequence[str]) -> "Figure":
     rows = -(-len(images) // columns)
     with style.context("default"):
         figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout="constrained")
-        cells = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes in cells:
-            axes.axis("off")
-        for axes, image, caption in zip(cells, images, captions, strict=False):
+        for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
+            axes = figure.add_subplot(rows, columns, place)
             axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(caption, fontsize=8)
+            axes.axis("off")
     return figure
