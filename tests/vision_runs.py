@@ -6,14 +6,14 @@ from conftest import compose
 from torch import Tensor
 
 from training.data import Split
-from training.run import start
+from training.run.start import start
 from training.run.finished import load_run
 
 
 def trained_run(folder: Path) -> Path:
     """Train a narrow network on the digits for two epochs, into `folder`."""
     cfg = compose("trainer.epochs=2", "model.width=16", "trainer.figures=2", task="vision")
-    start.run(cfg, folder)
+    start(cfg, folder)
     return folder
 
 
