@@ -1,6 +1,7 @@
-"""Calibration errors as functions of sums per bin, so that no figure asks for predictions again.
+"""Calibration errors as functions of sums per bin, so that none needs the single predictions.
 
-B bins of N predictions, n_b in bin b; a prediction has a confidence, and is correct (1) or not (0).
+There are N predictions, each with a confidence and correct (1) or not (0), n_b of them in bin b of
+B bins. `gap_b` is the bin's mean confidence minus its accuracy. Every error is a share from 0 to 1.
 """
 
 import math
@@ -12,48 +13,51 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-NUM_POINTS, TOLERANCE = 512, 1e-7  # where smooth ECE integrates, and of its sigma
+NUM_POINTS = 512  # at which smooth ECE integrates
+TOLERANCE = 1e-7  # of smooth ECE
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Sums of the predictions in each of B equal bins of confidence, all of shape (B,)."""
+    """Sums over the predictions in each of B bins of confidence, in rising order, all (B,)."""
 
-    count: IntArray
+    count: IntArray  # n_b
     confidence: FloatArray  # sum of the confidences
-    correct: IntArray
+    correct: IntArray  # number of correct ones
 
     @property
     def residual(self) -> FloatArray:
-        """Sum of confidence minus correctness: positive where the model is overconfident."""
+        """Sums of confidence minus correctness, (B,): positive where the model is overconfident."""
         return self.confidence - self.correct
 
     def coarsen(self, num_bins: int) -> "Bins":
-        """Join neighbours to num_bins bins, which must divide the present number."""
+        """Join neighbouring bins so that `num_bins` are left, a divisor of B."""
         sums = (self.count, self.confidence, self.correct)
         return Bins(*(each.reshape(num_bins, -1).sum(1) for each in sums))
 
 
 def expected_error(bins: Bins) -> float:
-    """ECE (Guo 2017, arXiv:1706.04599), `sum_b |sum_{i in b} (conf_i - correct_i)| / N`.
+    """Return ECE (Guo 2017, arXiv:1706.04599), `sum_b |sum_{i in b} (conf_i - correct_i)| / N`.
 
-    That is the mean gap of the bins weighted by n_b, but nothing is divided by an empty bin.
+    This equals the mean of |gap_b| weighted by n_b, without a division by the count of an empty
+    bin. NaN where there are no predictions.
     """
     total = bins.count.sum()
     return float(np.abs(bins.residual).sum() / total) if total else math.nan
 
 
 def maximum_error(bins: Bins) -> float:
-    """MCE: the largest gap of any bin that is not empty, however few predictions are in it."""
+    """Return MCE, the largest |gap_b| of any bin that is not empty, however few are in it."""
     filled = bins.count > 0
     return float(np.abs(bins.residual[filled] / bins.count[filled]).max())
 
 
 def root_mean_square_error(bins: Bins, *, debiased: bool = False) -> float:
-    """RMSCE, `sqrt(sum_b n_b/N gap_b^2)`; debiased as in Kumar 2019 (arXiv:1909.10155).
+    """Return RMSCE, `sqrt(sum_b n_b/N gap_b^2)`; debiased as in Kumar 2019 (arXiv:1909.10155).
 
-    Debiasing takes `acc_b (1 - acc_b) / (n_b - 1)` from each squared gap, which is the part that
-    chance alone puts there. Bins of one prediction then count as 0, and so does a negative sum.
+    Debiasing subtracts `acc_b (1 - acc_b) / (n_b - 1)` from each squared gap, where acc_b is the
+    bin's accuracy: the part that chance alone adds. A bin of one prediction then counts as 0, and
+    so does a negative sum.
     """
     used = bins.count > (1 if debiased else 0)
     count, accuracy = bins.count[used], bins.correct[used] / bins.count[used]
@@ -64,11 +68,15 @@ def root_mean_square_error(bins: Bins, *, debiased: bool = False) -> float:
 
 
 def adaptive_error(groups: Bins, num_bins: int) -> float:
-    """Adaptive ECE (Nguyen 2015, arXiv:1508.05154): bins of equal mass, as `np.array_split` cuts.
+    """Return adaptive ECE (Nguyen 2015, arXiv:1508.05154): the ECE of bins of equal mass.
+
+    The predictions in order of confidence are cut into bins as `np.array_split` cuts. This is exact
+    for `group_equal(confidence, correct)`. For cells of confidence it is off by at most k / N per
+    cut through a cell that holds k predictions of different confidence.
 
     Args:
-        groups: sums of predictions taken as equally confident, in order of confidence. A group
-            across a cut is shared out in proportion, so that ties have no order.
+        groups: sums over predictions that count as equally confident. A group across a cut is
+            divided in proportion, so that the order of ties does not matter.
         num_bins: number of equal-mass bins.
     """
     ends = np.concatenate([[0], np.cumsum(groups.count)])
@@ -79,7 +87,7 @@ def adaptive_error(groups: Bins, num_bins: int) -> float:
 
 
 def group_equal(confidence: FloatArray, correct: FloatArray) -> Bins:
-    """Return predictions (N,) as groups of equal confidence, in its order."""
+    """Group confidences (N,) and correctness (N,) by equal confidence, in rising order."""
     order = np.argsort(confidence)
     confidence, correct = confidence[order], correct[order]
     first = np.flatnonzero(np.diff(confidence, prepend=-1.0))
@@ -88,19 +96,19 @@ def group_equal(confidence: FloatArray, correct: FloatArray) -> Bins:
 
 
 def smooth_error(residual: FloatArray) -> float:
-    """Smooth ECE (Blasiok 2023, arXiv:2309.12236): the sigma at which `smECE_sigma = sigma`.
+    """Return smooth ECE (Blasiok 2023, arXiv:2309.12236): the sigma where `smECE_sigma = sigma`.
 
-    `smECE_sigma` is the integral over [0, 1] of |residual smoothed by a Gaussian of width sigma|,
-    the Gaussian reflected at 0 and 1 so that no mass leaves (the authors' code loses some there).
-    It falls as sigma grows, hence one crossing. Reflected smoothing multiplies the coefficients of
-    `cos(pi k t)`, a DCT-II of the cells, by `exp(-(pi k sigma)^2 / 2)`.
+    `smECE_sigma` is the integral over [0, 1] of |residual smoothed by a Gaussian of width sigma|.
+    The Gaussian is reflected at 0 and 1 so that no mass is lost (the authors' code loses some).
+    The integral falls as sigma grows, so there is one crossing. Reflected smoothing multiplies the
+    coefficients of `cos(pi k t)`, a DCT-II of the cells, by `exp(-(pi k sigma)^2 / 2)`.
 
     Args:
-        residual: (m,) sums of confidence minus correctness in m > 512 equal cells, over N. Each
-            counts at its cell's centre, which costs some 1e-6 of accuracy at 10,000 cells.
+        residual: (m,) sums of confidence minus correctness in m > 512 equal cells, divided by N.
+            Each counts at the centre of its cell, an error of some 1e-6 at 10,000 cells.
     """
     k = np.arange(NUM_POINTS + 1)
-    # Mirrored to period 2, a real FFT is the DCT but for the half sample between their origins.
+    # Mirrored to period 2, the real FFT differs from the DCT only by a shift of half a sample.
     mirrored = np.fft.rfft(np.concatenate([residual, residual[::-1]]))[: NUM_POINTS + 1]
     cosines = (mirrored * np.exp(-0.5j * np.pi * k / len(residual))).real
     spectrum = cosines * np.exp(0.5j * np.pi * k / NUM_POINTS)
@@ -113,7 +121,7 @@ def smooth_error(residual: FloatArray) -> float:
         if abs(error - sigma) <= TOLERANCE:
             break
         low, high = (sigma, high) if error > sigma else (low, sigma)
-        # smECE is nearly a power of sigma, so the secant of log(error / sigma) finds its zero.
+        # smECE is nearly a power of sigma, so secant steps on log(error / sigma) converge fast.
         log_sigma, log_ratio = math.log(sigma), math.log(max(error, 1e-300) / sigma)
         if last:
             power = min(max((log_sigma - last[0]) / (last[1] - log_ratio), 0.3), 1.0)

@@ -1,20 +1,25 @@
-"""Classwise ECE (Kull 2019, arXiv:1910.12656): the ECE of every probability, not of the largest."""
+"""Classwise ECE (Kull 2019, arXiv:1910.12656): of every probability, not only of the largest."""
 
 import torch
 from torch import Tensor
 
 
 class ClasswiseCalibration:
-    """Collect, for each class k and bin, (lower, upper], the sum of p_k minus [y = k]."""
+    """Sum p_k - [y = k] for each class k and each equal-width bin (lower, upper] of p_k.
+
+    Args:
+        num_classes: C.
+        num_bins: number of bins per class.
+        device: where the sums are kept.
+    """
 
     def __init__(self, num_classes: int, num_bins: int, device: torch.device | str) -> None:
-        """Start from nothing."""
         self.num_bins = num_bins
         self.residuals = torch.zeros(num_classes * num_bins, dtype=torch.float64, device=device)
         self.first_bins = torch.arange(num_classes, dtype=torch.int32, device=device) * num_bins
 
     def update(self, probs: Tensor, targets: Tensor, valid: Tensor) -> None:
-        """Add probabilities (n, C) and classes (n,) of the valid rows (n,)."""
+        """Add probabilities (n, C) and target classes (n,) of the rows that are valid (n,)."""
         on_cpu = probs.device.type == "cpu"
         if not on_cpu or not valid.all():
             probs = probs.where(valid[:, None], 0)
@@ -23,7 +28,7 @@ class ClasswiseCalibration:
         self.residuals.index_add_(0, target_bins, valid.double(), alpha=-1)
         first_bins = self.first_bins
         if on_cpu and len(first_bins) > 4 * self.num_bins:
-            # Among many classes nearly all fall in the first bin: add all there, and move the few.
+            # Nearly all of many classes fall in the first bin: add all there, then move the few.
             self.residuals[first_bins] += probs.sum(0, dtype=torch.float64)
             rows, classes = (probs > 1 / self.num_bins).nonzero(as_tuple=True)
             probs, first_bins = probs[rows, classes], first_bins[classes]
@@ -32,11 +37,11 @@ class ClasswiseCalibration:
         self.residuals.index_add_(0, bins.view(-1), probs.double().view(-1))
 
     def _bin_of(self, probs: Tensor) -> Tensor:
-        # A little less than num_bins: what is on an edge, but for rounding, falls below it.
+        # A little less than num_bins, so that rounding lifts no probability over an edge.
         factor = self.num_bins * (1 - 4 * torch.finfo(probs.dtype).eps)
         return (probs * factor).int().clamp_(max=self.num_bins - 1)
 
     def error(self, num_rows: int) -> float:
-        """Return the mean over classes of the one-vs-rest ECE."""
+        """Return the mean over classes of the one-vs-rest ECE, given how many rows were added."""
         num_classes = len(self.first_bins)
         return self.residuals.abs().sum().item() / (num_classes * num_rows)

@@ -1,41 +1,59 @@
 """Reliability diagrams: accuracy against confidence, and how much of the gap chance explains."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metrics.calibration_error import Bins, FloatArray
-from metrics.resampling import null_correct
+from metrics.floor_and_interval import null_correct
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, BLUE, RED, GREY = "#202020", "#1f5fa8", "#e4572e", "#b8bec6"
+# Every colour is set, whatever the user's style, to be readable on a dark page and on a light one.
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "white"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "font.size": 11,
+    "legend.fontsize": 9.5,
+    "legend.handlelength": 1.0,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 0.9,
+}
 
 
 @dataclass(frozen=True)
 class ReliabilityData:
-    """What one diagram shows: (B,) arrays, NaN in empty bins, and ECE beside what chance does."""
+    """What one diagram shows: arrays (B,) with NaN in empty bins, and ECE with what chance does."""
 
-    share: FloatArray  # of the predictions
-    confidence: FloatArray  # mean
-    accuracy: FloatArray
+    share: FloatArray  # of all predictions; 0 in empty bins
+    confidence: FloatArray  # mean of the bin
+    accuracy: FloatArray  # of the bin
     low: FloatArray  # a calibrated model's accuracy lies between low and high 95 times in 100
     high: FloatArray
     ece: float
-    ece_low: float
+    ece_low: float  # 95 % interval of ECE
     ece_high: float
-    ece_null: float
-    label: str = ""
+    ece_null: float  # floor of ECE: its mean for a calibrated model
+    label: str = ""  # first line of the title
 
 
 def reliability_data(
     bins: Bins, metrics: dict[str, float], *, label: str = "", seed: int = 0
 ) -> ReliabilityData:
-    """Return the data of a diagram from an evaluation's `bins()` and `compute()`."""
+    """Return what a diagram shows, from `Metrics.bins()` and `Metrics.compute()`.
+
+    Args:
+        bins: equal-width bins, at least one of which is not empty.
+        metrics: figures by name, of which `ece`, `ece_low`, `ece_high` and `ece_null` are shown.
+        label: first line of the title.
+        seed: of the 95 % band, which is drawn.
+    """
     count = np.where(bins.count > 0, bins.count, np.nan)
     correct = null_correct(bins, seed)
     low, high = np.quantile(correct, [0.025, 0.975], axis=1) / count
@@ -51,13 +69,15 @@ def reliability_data(
 
 
 def draw_reliability(*panels: ReliabilityData) -> "Figure":
-    """Draw diagrams side by side, such as before and after temperature.
+    """Draw diagrams side by side, such as before and after temperature scaling.
 
-    Letters are large for the figure's size, so that they can be read at 400 pixels' width.
+    The letters are large for the size of the figure, so that they can be read when it is shown
+    400 pixels wide. Matplotlib is imported here, because it is slow to import.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with _style():
+    with rc_context(STYLE):
         figure = Figure(figsize=(2.5 * len(panels) + 0.6, 4.2), dpi=180, layout="constrained")
         axes = figure.subplots(
             2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1]
@@ -70,31 +90,6 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
         entries = axes[0, 0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside lower center", ncols=3)
     return figure
-
-
-def _style() -> AbstractContextManager[None]:
-    """Set every colour, whatever the user's style: as readable on a dark page as on a light one."""
-    from matplotlib import rc_context
-
-    return rc_context(
-        {
-            "font.size": 11,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "axes.facecolor": "white",
-            "figure.facecolor": "white",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "legend.fontsize": 9.5,
-            "legend.handlelength": 1.0,
-            "legend.handletextpad": 0.4,
-            "legend.columnspacing": 0.9,
-        }
-    )
 
 
 def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:

@@ -1,21 +1,26 @@
-"""Rows of scores over many classes: flat, a few at a time, and ranked."""
+"""Rows of scores over many classes: checked and flattened, a few at a time, and ranked."""
 
 import torch
 from torch import Tensor
 
 
 def cached_rows(num_classes: int, device: torch.device | str) -> int:
-    """Return how many rows of C classes to go through at a time, so that passes find them in cache.
+    """Return how many rows of C classes to process at a time, so that they stay in the CPU's cache.
 
-    A CPU makes a softmax over 64 rows of 13,000 classes nearly three times as fast as over 1,024;
-    an accelerator only asks for few launches.
+    A CPU makes a softmax over 64 rows of 13,000 classes nearly three times as fast as one over
+    1,024 rows. An accelerator only needs few launches, so it takes more rows.
     """
     elements = 2**20 if torch.device(device).type == "cpu" else 2**24
     return max(1, elements // num_classes)
 
 
 def as_rows(log_probs: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Check shapes and types of (N, C, ...) and (N, ...); return them as (n, C) and (n,)."""
+    """Check shapes and types of (N, C, ...) and (N, ...), and return them as (n, C) and (n,).
+
+    Raises:
+        ValueError: a shape is wrong.
+        TypeError: `log_probs` are not floating, or `targets` are.
+    """
     shape = log_probs.shape
     if len(shape) < 2 or shape[1] != num_classes:
         raise ValueError(f"log_probs must be (N, {num_classes}, ...), got {tuple(shape)}")
@@ -31,36 +36,29 @@ def as_rows(log_probs: Tensor, targets: Tensor, num_classes: int) -> tuple[Tenso
     return log_probs, targets.reshape(-1).long()
 
 
-def tolerance(log_probs: Tensor) -> float:
-    """Return how far from 1 the sum of a row may be, given how far rounding takes it."""
-    return max(1e-4, 8 * torch.finfo(log_probs.dtype).eps)
-
-
-def plainly_scorable(log_probs: Tensor, targets: Tensor) -> bool:
-    """Say whether all rows (n, C) sum to 1 and all targets (n,) are classes, in few operations."""
-    ends = (*log_probs.exp().sum(1).aminmax(), *targets.aminmax())
-    least, most, first, last = (end.item() for end in ends)
-    margin = tolerance(log_probs)
-    normalised = least >= 1 - margin and most <= 1 + margin  # NaN is not
-    return normalised and first >= 0 and last < log_probs.shape[1]
-
-
 def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
-    """Count, for each row (n, C), the classes before the target: higher, or as high and lower.
+    """Count the classes ranked above the target; on ties the lower index ranks first.
 
-    Comparisons that write floats are vectorised; `max(1)` with its index, `topk` and sums of
-    booleans are not, and take 5 to 10 times as long over many classes.
+    Comparisons that write floats are vectorised on a CPU. `max(1)` with its index, `topk` and sums
+    of booleans are not, and take 5 to 10 times as long over many classes.
 
     Args:
         scores: (n, C).
         targets: (n, 1) classes.
         scratch: (n, C) of the same type, overwritten.
+
+    Returns:
+        (n,) ranks, 0 where the target is the predicted class.
     """
     target_scores = scores.gather(1, targets)
     rank: Tensor = torch.gt(scores, target_scores, out=scratch).sum(1)
     tied = torch.ge(scores, target_scores, out=scratch).sum(1) - rank > 1
-    # Only in rows where the target is not alone at its height does the order of classes matter.
-    rows = tied.nonzero().squeeze(1) if scores.device.type == "cpu" else slice(None)
+    # The order of the classes matters only where another class scores as high as the target.
+    # An accelerator would have to wait to learn which rows these are, so it takes them all.
+    on_cpu = scores.device.type == "cpu"
+    if on_cpu and not tied.any():
+        return rank
+    rows = tied.nonzero().squeeze(1) if on_cpu else slice(None)
     before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
     rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
     return rank

@@ -1,7 +1,7 @@
 """Temperature scaling (Guo 2017, arXiv:1706.04599): one number, fitted on the calibration split.
 
 Log-probabilities (or logits, which differ by a constant per row) are divided by T and renormalised.
-The order of the classes stays, hence accuracy does; T > 1 makes a model less confident.
+The order of the classes stays the same, so accuracy does too. T > 1 makes a model less confident.
 
 n rows, C classes.
 """
@@ -24,17 +24,18 @@ WIDTH = 1e4  # T is sought between scale / WIDTH and scale * WIDTH
 
 @dataclass(frozen=True)
 class TemperatureFit:
-    """A fitted temperature, and the calibration split's nll with T = 1 and with it.
+    """A fitted temperature T, and the nll of the split that it was fitted on.
 
     `at_bound` is "lower" where every target is already the most probable class, so that nll falls
-    for ever as T goes to 0; "upper" where the scores tell nothing, or the opposite of the truth, so
-    that it falls as T goes to infinity. T then is the bound: a warning, not a model.
+    without end as T goes to 0. It is "upper" where the scores say nothing about the targets, or the
+    opposite of the truth, so that nll falls without end as T grows. T is then the bound of the
+    search: take it as a warning, and do not use it.
     """
 
     temperature: float
     at_bound: Literal["lower", "upper"] | None
-    nll_before: float
-    nll_after: float
+    nll_before: float  # with T = 1
+    nll_after: float  # with the fitted T
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
@@ -45,20 +46,32 @@ def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
 def fit_temperature(
     log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100
 ) -> TemperatureFit:
-    """Fit T to log-probabilities or logits (N, C, ...) and classes (N, ...)."""
+    """Fit T to log-probabilities or logits (N, C, ...) and classes (N, ...).
+
+    Rows whose target is `ignore_index` are left out. `fit_temperature_in_chunks` has the method and
+    the errors raised.
+    """
     return fit_temperature_in_chunks(lambda: [(log_probs, targets)], ignore_index=ignore_index)
 
 
 def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> TemperatureFit:
-    """Fit T by minimising nll, which is convex in beta = 1/T, with Newton steps inside a bracket.
+    """Fit T to a split given in pieces, so that it need not be in memory at once.
 
-    With d_k = z_k - z_y, nll = mean log sum_k exp(beta d_k), its slope is mean E_p[d] and its
-    curvature mean Var_p[d], in float64. The bounds of T are relative to the spread of the scores,
-    so that scores multiplied by c have T multiplied by c.
+    This minimises nll, which is convex in beta = 1/T, by Newton steps inside a bracket, in float64.
+    For scores z of target y and d_k = z_k - z_y, nll is the mean of log sum_k exp(beta d_k), its
+    slope the mean of E_p[d] and its curvature the mean of Var_p[d], where p = softmax(beta z). The
+    bounds of T are relative to the spread of the scores, so that multiplying the scores by c
+    multiplies T by c.
 
     Args:
-        chunks: called for each of about ten passes, gives the split as (log_probs, targets) pieces.
+        chunks: returns the pieces (log_probs, targets), as for `fit_temperature`. It is called once
+            for each of about ten passes.
         ignore_index: rows with this target are left out.
+
+    Raises:
+        ValueError: there are no rows, a target is no class, a score is NaN or +inf, or a target's
+            score is -inf.
+        TypeError: `log_probs` are not floating, or `targets` are.
     """
     evaluate = partial(_evaluate, chunks, ignore_index)
     level = evaluate(0.0)
@@ -81,8 +94,8 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
 
 
 @dataclass(frozen=True)
-class Sums:
-    """nll, its slope and its curvature at some beta, and the share of targets not at the top."""
+class NllAtBeta:
+    """nll, its slope and curvature at some beta, and the share of targets not ranked first."""
 
     nll: float
     slope: float
@@ -91,14 +104,14 @@ class Sums:
 
 
 def _newton(
-    evaluate: Callable[[float], Sums], start: Sums, low: float, high: float
+    evaluate: Callable[[float], NllAtBeta], start: NllAtBeta, low: float, high: float
 ) -> tuple[float, float]:
-    """Return the beta in [low, high] of slope 0, or the end beyond which that lies, and its nll."""
+    """Return the beta in [low, high] where the slope is 0, or else the nearer end, and its nll."""
     beta, now, ends = 1.0, start, (low, high)
     for _ in range(100):
         low, high = (beta, high) if now.slope < 0 else (low, beta)
         step = -now.slope / max(now.curvature, 1e-300)
-        if abs(step) <= 1e-9 * beta:  # Newton squares the error: the next would be of 1e-18
+        if abs(step) <= 1e-9 * beta:  # Newton squares the error: after this step it is 1e-18
             return beta + step, now.nll
         guess = min(max(beta + step, ends[0]), ends[1])
         if not low < guess < high and guess not in ends:
@@ -110,7 +123,7 @@ def _newton(
 
 
 @torch.no_grad()
-def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> Sums:
+def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> NllAtBeta:
     """Go through the split once."""
     total = torch.zeros(4, dtype=torch.float64)
     num_rows = 0
@@ -132,17 +145,17 @@ def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> Sums:
         raise ValueError(
             "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
         )
-    return Sums(*(total / num_rows).tolist())
+    return NllAtBeta(*(total / num_rows).tolist())
 
 
 def _sums(scores: Tensor, classes: Tensor, beta: float) -> Tensor:
-    """Return (4,), the fields of `Sums` summed over rows (n, C)."""
+    """Return the fields of `NllAtBeta` summed over rows (n, C), as (4,)."""
     margins = scores - scores.gather(1, classes[:, None])
     logits = beta * margins if beta else margins.masked_fill(margins > -math.inf, 0)
     probs = logits.softmax(1)
     top = margins.amax(1)
-    nll = beta * top - probs.amax(1).log()  # no exponential but those of the softmax
-    margins.clamp_(min=-1e150)  # impossible classes: 0 times it, and 0 times its square, are 0
+    nll = beta * top - probs.amax(1).log()  # reuses the exponentials of the softmax
+    margins.clamp_(min=-1e150)  # of impossible classes: 0 times this, or its square, is 0
     mean = torch.linalg.vecdot(probs, margins)
     variance = torch.linalg.vecdot(probs, (margins - mean[:, None]).square_())
     return torch.stack([nll, mean, variance, (top > 0).double()]).sum(1)

@@ -4,35 +4,31 @@
     python scripts/calibrate.py --logits FILE.npz
 
 T is fitted on a run's calibration split and measured on its test split. FILE.npz holds arrays
-`logits` (N, C) and `labels` (N,); T is fitted on the rows that it is measured on, which flatters a
-single number little, or on those of `--fit-on OTHER.npz`.
+`logits` (N, C) and `labels` (N,). By default T is fitted on the rows that it is measured on, which
+for a single number flatters the result only a little; `--fit-on OTHER.npz` fits it on other rows.
 """
 
 import argparse
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from rich.table import Column, Table
 
-from losses import checks
-from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature
-from metrics.tracker import Metrics
+from metrics import Metrics, TemperatureFit, apply_temperature, fit_temperature
 from training.errors import ConfigError, DataError, UserError
 from training.evaluation import evaluate, recalibrate
 from training.run.finished import TRUST, load_run
 
-Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # before, after
+Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # metrics before and after
 
 
 class Parser(argparse.ArgumentParser):
-    """Answer a mistake in one line."""
+    """A parser that raises a mistake instead of printing its usage, so that it is one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise what `main` prints."""
@@ -40,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """Parse, fit, print."""
+    """Parse the arguments, fit, and print the table."""
     parser = Parser(description="Temperature scaling of finished runs, or of logits from anywhere.")
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
     parser.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
@@ -63,8 +59,8 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def calibrate_run(folder: str, trusted: Sequence[str] = ()) -> Row:
-    """Fit on the run's calibration split, and measure its test split before and after."""
+def calibrate_run(folder: str, trusted: list[str]) -> Row:
+    """Fit T on the run's calibration split, and measure its test split before and after."""
     run = load_run(folder, trusted)
     splits = run.splits()
     if not len(splits.calibration) or not len(splits.test):
@@ -75,7 +71,7 @@ def calibrate_run(folder: str, trusted: Sequence[str] = ()) -> Row:
 
 
 def calibrate_file(file: Path, fit_on: Path | None) -> Row:
-    """Fit on the logits of `fit_on`, or of `file` itself, and measure those of `file`."""
+    """Fit T on the logits of `fit_on`, or of `file` itself, and measure those of `file`."""
     logits, labels = read_logits(file)
     fit_logits, fit_labels = read_logits(fit_on) if fit_on else (logits, labels)
     if fit_logits.shape[1] != logits.shape[1]:
@@ -87,15 +83,15 @@ def calibrate_file(file: Path, fit_on: Path | None) -> Row:
     return measure(logits, labels, 1.0), measure(logits, labels, fit.temperature), fit
 
 
-def measure(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:
+def measure(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> dict[str, float]:
     """Return the metrics of the softmax of logits / T."""
     metrics = Metrics(logits.shape[1], classwise=False)
     for rows, targets in zip(logits.split(1024), labels.split(1024), strict=True):
-        metrics.update(apply_temperature(rows.double(), temperature), targets)
+        metrics.update(apply_temperature(rows, temperature), targets)
     return metrics.compute()
 
 
-def read_logits(file: Path) -> tuple[Tensor, Tensor]:
+def read_logits(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return logits (N, C) and labels (N,), or say what is wrong with the file."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -109,14 +105,7 @@ def read_logits(file: Path) -> tuple[Tensor, Tensor]:
     problem = find_problem(logits, labels)
     if problem:
         raise DataError(f"{file}: {problem}")
-    if logits.dtype not in (np.float16, np.float32, np.float64):
-        logits = logits.astype(np.float64)
-    scores = torch.from_numpy(np.ascontiguousarray(logits))
-    try:
-        checks.not_probabilities(scores)
-    except ValueError:
-        raise DataError(f"{file}: logits are probabilities; give their logarithm") from None
-    return scores, torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
 
 
 def find_problem(logits: np.ndarray, labels: np.ndarray) -> str:
@@ -124,8 +113,7 @@ def find_problem(logits: np.ndarray, labels: np.ndarray) -> str:
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         return f"logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
     if logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
-        types = f"{logits.dtype} and {labels.dtype}"
-        return f"logits must be numbers and labels integers, got {types}"
+        return f"logits must be numbers and labels integers, got {logits.dtype} and {labels.dtype}"
     if not len(logits):
         return "no rows"
     infinite = ~np.isfinite(logits).all(1)
@@ -135,23 +123,21 @@ def find_problem(logits: np.ndarray, labels: np.ndarray) -> str:
     if outside.any():
         row = outside.argmax()
         return f"labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
+    if (logits >= 0).all() and np.allclose(logits.sum(1, dtype=np.float64), 1, rtol=0, atol=1e-3):
+        return "logits are probabilities; give their logarithm"
     return ""
 
 
 def print_rows(rows: dict[str, Row], protocol: str) -> None:
     """Print a row each: error, ECE, and ECE after temperature with T in brackets, in percent."""
-    table = Table()
-    table.add_column("", overflow="fold")
-    for heading in ("error", "ECE", "ECE after (T)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("error", "ECE", "ECE after (T)")
+    numbers = (Column(heading, justify="right", no_wrap=True) for heading in headings)
+    table = Table(Column("", overflow="fold"), *numbers)
     for name, (before, after, fit) in rows.items():
         bound = f", {fit.at_bound} bound" if fit.at_bound else ""
-        table.add_row(
-            name,
-            f"{100 * (1 - before['accuracy']):.2f}",
-            f"{100 * before['ece']:.2f}",
-            f"{100 * after['ece']:.2f} ({fit.temperature:.4g}{bound})",
-        )
+        error, ece, ece_after = 1 - before["accuracy"], before["ece"], after["ece"]
+        after_cell = f"{100 * ece_after:.2f} ({fit.temperature:.4g}{bound})"
+        table.add_row(name, f"{100 * error:.2f}", f"{100 * ece:.2f}", after_cell)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     console.print(f"in %, ECE with 15 bins; {protocol}")
     console.print(table)

@@ -9,8 +9,7 @@ import torch
 import torchmetrics.functional.classification as torchmetrics
 from torchmetrics.functional.text import perplexity
 
-from metrics.rows import cached_rows
-from metrics.tracker import Metrics
+from metrics import Calibration, Metrics, cached_rows
 
 RESAMPLED = ("ece_null", "ece_low", "ece_high")
 
@@ -187,6 +186,25 @@ def test_the_loss_is_the_sum_of_totals_over_the_sum_of_normalisers():
 
     assert metrics.compute()["loss"] == 0.8
     assert "loss" not in measure(log_probs, targets)
+
+
+def test_other_probabilities_of_the_same_rows_have_an_ece_of_their_own():
+    log_probs, targets = sample(600)
+    other = (0.4 * log_probs).log_softmax(1)
+    targets[::5] = -100
+    alone = Calibration()
+    alone.update_rows(other, targets)
+
+    first, second = Metrics(10), Metrics(10)
+    first.update(log_probs[:200], targets[:200], other_log_probs=other[:200])
+    cubes = (x[200:].reshape(4, 100, 10).movedim(2, 1) for x in (log_probs, other))
+    log_probs_cube, other_cube = cubes
+    second.update(log_probs_cube, targets[200:].reshape(4, 100), other_log_probs=other_cube)
+    first.merge(second)
+
+    found = first.compute()
+    assert found.pop("ece_other") == pytest.approx(alone.compute()["ece"], abs=1e-14)
+    assert_same(found, measure(log_probs, targets))
 
 
 def test_of_equal_probabilities_the_lower_class_comes_first():

@@ -1,7 +1,8 @@
 """Calibration error: other libraries where they are right, sums written out where none is.
 
-Beside `test_metrics.py` (what a row adds) this is what the errors mean, what chance does to them,
-and the faults that were found in libraries, each as a test that this project passes.
+Beside `test_metrics.py` (what a row adds) this is what the errors mean, and the faults that were
+found in libraries, each as a test that this project passes. `test_metrics_chance.py` is what chance
+does to the errors.
 """
 
 import math
@@ -10,15 +11,20 @@ import tracemalloc
 import netcal.metrics
 import numpy as np
 import pytest
-import scipy.stats
 import sklearn.calibration
 import torch
 import torchmetrics.functional.classification as torchmetrics
 from test_metrics import measure, sample
 
-from metrics.calibration import Calibration
-from metrics.calibration_error import expected_error, smooth_error
-from metrics.tracker import Metrics
+from metrics import (
+    Bins,
+    Calibration,
+    Metrics,
+    adaptive_error,
+    expected_error,
+    group_equal,
+    smooth_error,
+)
 
 
 def collect(confidence, correct, **options):
@@ -43,6 +49,13 @@ def bin_sums(confidence, correct, num_bins=15):
         for b in range(num_bins)
         if (bins == b).any()
     ]
+
+
+def exact_adaptive_error(confidence, correct, num_bins=15):
+    """Return adaptive ECE, written out over the sorted predictions."""
+    order = np.argsort(confidence)
+    parts = np.array_split((confidence - correct)[order], num_bins)
+    return sum(abs(part.sum()) for part in parts) / len(confidence)
 
 
 @pytest.mark.parametrize("num_bins", [1, 7, 10, 15, 100])
@@ -71,10 +84,12 @@ def test_ece_mce_and_adaptive_ece_agree_with_netcal():
 
     found = measure(log_probs, targets)
 
-    equal_mass = netcal.metrics.ECE(15, equal_intervals=False)
+    equal_mass = netcal.metrics.ECE(15, equal_intervals=False).measure(probs, labels)
+    groups = group_equal(probs.max(1), probs.argmax(1) == labels)
     assert found["ece"] == pytest.approx(netcal.metrics.ECE(15).measure(probs, labels), abs=1e-9)
     assert found["mce"] == pytest.approx(netcal.metrics.MCE(15).measure(probs, labels), abs=1e-9)
-    assert found["ace"] == pytest.approx(equal_mass.measure(probs, labels), abs=1e-9)
+    assert adaptive_error(groups, 15) == pytest.approx(equal_mass, abs=1e-9)
+    assert found["ace"] == pytest.approx(equal_mass, abs=1e-4)
 
 
 @pytest.mark.parametrize(("norm", "name"), [("l1", "ece"), ("l2", "rmsce"), ("max", "mce")])
@@ -102,12 +117,10 @@ def test_bins_agree_with_scikit_learn():
 @pytest.mark.parametrize("n", [3, 14, 15, 1000, 1234])
 def test_adaptive_ece_cuts_the_sorted_predictions_in_equal_parts(n):
     confidence, correct = predictions(n)
-    order = np.argsort(confidence)
-    parts = np.array_split((confidence - correct)[order], 15)
 
-    found = collect(confidence, correct).compute()["ace"]
+    found = adaptive_error(group_equal(confidence, correct), 15)
 
-    assert found == pytest.approx(sum(abs(part.sum()) for part in parts) / n, abs=1e-12)
+    assert found == pytest.approx(exact_adaptive_error(confidence, correct), abs=1e-12)
 
 
 def test_equal_confidences_have_no_order_in_adaptive_ece():
@@ -124,35 +137,34 @@ def test_equal_confidences_have_no_order_in_adaptive_ece():
     assert found[2] == pytest.approx(found[0], abs=1e-12)
 
 
-def test_beyond_its_limit_adaptive_ece_is_close_and_all_else_exact():
-    confidence, correct = predictions(3000)
-    exact = collect(confidence, correct).compute()
+@pytest.mark.parametrize("overconfident", [0.0, 0.1])
+@pytest.mark.parametrize("n", [3, 14, 15, 1000, 1234, 60_000])
+def test_adaptive_ece_from_cells_is_exact_to_within_the_width_of_a_cell(n, overconfident):
+    confidence, correct = predictions(n, overconfident=overconfident)
+    tracker = collect(confidence, correct)
 
-    for cuts in ([3000], [2999, 1], [10] * 300):
-        small = Calibration(limit=2999)
-        for part in torch.arange(3000).split(cuts):
-            small.update(torch.tensor(confidence)[part], torch.tensor(correct)[part])
-        found = small.compute()
-        assert found["ace"] != exact["ace"]
-        assert found["ace"] == pytest.approx(exact["ace"], abs=2e-4)
-        for name in exact.keys() - {"ace"}:
-            assert found[name] == pytest.approx(exact[name], abs=1e-12), name
+    found = tracker.compute()["ace"]
+
+    expected = exact_adaptive_error(confidence, correct)
+    assert found == pytest.approx(expected, abs=1 / tracker.num_cells)
 
 
-def test_the_limit_counts_the_predictions_of_all_parts():
-    confidence, correct = predictions(3000)
-    exact = collect(confidence, correct).compute()["ace"]
+@pytest.mark.parametrize("num_cells", [20, 60, 300])
+@pytest.mark.parametrize("seed", range(10))
+def test_adaptive_ece_from_cells_is_off_by_what_a_cut_can_divide(num_cells, seed):
+    # where a cut takes j of the k predictions of a cell, j (1 - j/k) <= k/4 may be on either side
+    confidence, correct = predictions(1000, overconfident=0, seed=seed)
+    cell = np.ceil(confidence * num_cells).astype(int) - 1
+    count, sure, right = (
+        np.bincount(cell, weights, num_cells) for weights in (None, confidence, correct)
+    )
+    ends = np.cumsum([len(part) for part in np.array_split(np.arange(1000), 15)])[:-1]
+    divided = np.sort(cell)[ends]  # the cell of the first prediction after each cut
 
-    def merged(limit):
-        first = collect(confidence[:1000], correct[:1000], limit=limit)
-        first.merge(collect(confidence[1000:], correct[1000:], limit=limit))
-        return first.compute()["ace"]
+    found = adaptive_error(Bins(count, sure, right.astype(int)), 15)
 
-    assert merged(3000) == pytest.approx(exact, abs=1e-12)
-    assert merged(2999) != exact
-    first = collect(confidence[:10], correct[:10], limit=2900)
-    first.merge(collect(confidence[10:], correct[10:], limit=2900))  # whose own limit is passed
-    assert first.compute()["ace"] == pytest.approx(exact, abs=2e-4)
+    bound = 2 * (1 + 1 / num_cells) * count[divided].sum() / 4 / 1000
+    assert abs(found - exact_adaptive_error(confidence, correct)) <= bound
 
 
 def smooth_by_quadrature(confidence, correct, sigma, points=4000, images=2):
@@ -266,7 +278,7 @@ def test_one_class_is_predicted_with_certainty():
 
 
 def test_memory_does_not_grow_with_the_data():
-    calibration = Calibration(limit=1000)
+    calibration = Calibration()
     confidence, correct = torch.full((1000,), 0.6), torch.ones(1000, dtype=torch.bool)
 
     def update(times):
@@ -282,90 +294,7 @@ def test_memory_does_not_grow_with_the_data():
     tracemalloc.stop()
     assert many < few + 10_000  # of Python; of tensors:
     tensors = [value for value in vars(calibration).values() if isinstance(value, torch.Tensor)]
-    assert sum(t.numel() for t in tensors) == 2 * 1000 + 3 * calibration.num_cells
-
-
-# --- what chance does ---
-
-
-def resampled_null(confidence, draws, seed=1):
-    generator = np.random.default_rng(seed)
-    errors = []
-    for _ in range(draws):
-        labels = generator.random(len(confidence)) < confidence
-        errors.append(sum(abs(s) for _, s, _ in bin_sums(confidence, labels)) / len(confidence))
-    return np.array(errors)
-
-
-@pytest.mark.parametrize("n", [30, 100, 1000, 10_000])
-@pytest.mark.parametrize("shape", [(5, 2), (30, 1), (0.5, 0.5)])
-def test_the_null_value_is_the_mean_ece_of_labels_drawn_from_the_confidences(n, shape):
-    confidence = np.random.default_rng(n).beta(*shape, n)
-    errors = resampled_null(confidence, 400)
-
-    found = collect(confidence, confidence > 0.5).compute()["ece_null"]
-
-    noise = errors.std() / math.sqrt(400)
-    assert found == pytest.approx(errors.mean(), abs=4 * noise)
-
-
-@pytest.mark.parametrize("overconfident", [0.0, 0.03, 0.2])
-@pytest.mark.parametrize("n", [100, 2000])
-def test_the_interval_is_that_of_predictions_drawn_again(n, overconfident):
-    confidence, correct = predictions(n, overconfident=overconfident)
-    generator = np.random.default_rng(1)
-    errors = []
-    for _ in range(1000):
-        rows = generator.integers(0, n, n)
-        errors.append(sum(abs(s) for _, s, _ in bin_sums(confidence[rows], correct[rows])) / n)
-    low, high = np.quantile(errors, [0.025, 0.975])
-
-    found = collect(confidence, correct).compute()
-
-    shift = found["ece"] - np.mean(errors)
-    noise = 0.12 * (high - low)  # of the quantiles of 1,000 and of 500 draws
-    assert found["ece_low"] == pytest.approx(max(low + shift, 0), abs=noise)
-    assert found["ece_high"] == pytest.approx(high + shift, abs=noise)
-    assert found["ece_low"] <= found["ece"] <= found["ece_high"]
-
-
-@pytest.mark.parametrize(("n", "overconfident"), [(300, 0.15), (1000, 0.0)])
-def test_the_interval_holds_the_ece_of_other_test_sets_of_this_size(n, overconfident):
-    def ece(seed):
-        return collect(*predictions(n, overconfident=overconfident, seed=seed)).compute()
-
-    found = [ece(seed) for seed in range(100)]
-    mean = np.mean([f["ece"] for f in found])
-
-    covered = np.mean([f["ece_low"] <= mean <= f["ece_high"] for f in found])
-    assert covered >= 0.88
-
-
-def test_one_bin_of_equal_confidences_has_its_null_value_in_closed_form():
-    n, p = 40, 0.8
-    outcomes = np.arange(n + 1)
-    chances = scipy.stats.binom.pmf(outcomes, n, p)
-
-    found = collect(np.full(n, p), np.ones(n, dtype=bool)).compute()["ece_null"]
-
-    assert found == pytest.approx((chances * abs(outcomes - n * p)).sum() / n, rel=1e-12)
-
-
-def test_chance_is_seeded():
-    log_probs, targets = sample(300)
-    names = ("ece_low", "ece_high")
-
-    first, again, other = (measure(log_probs, targets, seed=seed) for seed in (0, 0, 1))
-
-    assert [first[name] for name in names] == [again[name] for name in names]
-    assert all(first[name] != other[name] for name in names)
-    assert first["ece"] == other["ece"]
-
-
-def test_certain_and_right_leaves_nothing_to_chance():
-    found = collect(np.ones(50), np.ones(50, dtype=bool)).compute()
-
-    assert found["ece_null"] == found["ece_low"] == found["ece_high"] == found["ece"] == 0
+    assert sum(t.numel() for t in tensors) == 3 * (calibration.num_cells + 1)
 
 
 # --- the tracker by itself ---

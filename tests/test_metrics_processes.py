@@ -1,4 +1,4 @@
-"""Metrics over several processes: each holds the figures of all rows, adaptive ECE among them."""
+"""Metrics over several processes: each holds the figures of all rows."""
 
 import json
 import subprocess
@@ -9,27 +9,27 @@ import torch
 from conftest import ROOT
 from test_metrics import assert_same, measure, sample
 
-from metrics.calibration import Calibration
+from metrics import Calibration
 
 PROCESS = """
 import json, sys
 import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from metrics.calibration import Calibration
-from metrics.tracker import Metrics
+from metrics import Calibration, Metrics
 
 rank, world, folder = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
 log_probs, targets = (tensor[rank::world] for tensor in torch.load(f"{folder}/rows.pt"))
 metrics = Metrics(10)
-metrics.update(log_probs, targets, loss_sums=(1.0, 2.0))
+other = (0.4 * log_probs).log_softmax(1) if rank else None  # the first process sees none
+metrics.update(log_probs, targets, loss_sums=(1.0, 2.0), other_log_probs=other)
 metrics.all_reduce()
-small = Calibration(limit=600)  # enough for each, not for all
-small.update_rows(log_probs, targets)
-small.all_reduce()
-print(json.dumps([metrics.compute(), small.compute()]))
+alone = Calibration()
+alone.update_rows(log_probs, targets)
+alone.all_reduce()
+print(json.dumps([metrics.compute(), alone.compute()]))
 dist.destroy_process_group()
 """
 
@@ -47,15 +47,18 @@ def results(tmp_path_factory):
 
 
 def test_every_process_has_the_figures_of_all_rows(results):
-    whole = measure(*sample(1001))
+    log_probs, targets = sample(1001)
+    whole, other = measure(log_probs, targets), Calibration()
+    other.update_rows((0.4 * log_probs[1::2]).log_softmax(1), targets[1::2])
 
     for figures, _ in results:
         assert figures.pop("loss") == 0.5
+        assert figures.pop("ece_other") == pytest.approx(other.compute()["ece"], abs=1e-13)
         assert_same(figures, whole)
 
 
-def test_what_no_process_can_keep_alone_overflows_in_all(results):
-    tracker = Calibration(limit=600)
+def test_calibration_alone_has_the_figures_of_all_rows(results):
+    tracker = Calibration()
     tracker.update_rows(*sample(1001))
 
     for _, figures in results:

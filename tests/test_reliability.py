@@ -8,8 +8,7 @@ import pytest
 from conftest import ROOT
 from test_metrics_calibration import predictions
 
-from metrics.calibration import Calibration
-from metrics.reliability import draw_reliability, reliability_data
+from metrics import Calibration, draw_reliability, reliability_data
 
 
 def diagram(confidence, correct, **options):
@@ -152,6 +151,6 @@ def test_a_single_prediction_can_be_drawn():
 
 
 def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, metrics.reliability; assert 'matplotlib' not in sys.modules"
+    code = "import sys, metrics; assert 'matplotlib' not in sys.modules"
 
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

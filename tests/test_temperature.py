@@ -12,7 +12,7 @@ from test_metrics import sample
 from torch.nn import functional as F
 
 from losses import CrossEntropyLoss
-from metrics.temperature import apply_temperature, fit_temperature, fit_temperature_in_chunks
+from metrics import apply_temperature, fit_temperature, fit_temperature_in_chunks
 from scripts import calibrate
 from training.data import Split
 from training.evaluation import evaluate, recalibrate

@@ -1,8 +1,8 @@
-"""What chance alone does to ECE: its value for a calibrated model, and a bootstrap interval.
+"""What chance alone does to ECE: its floor, that of a calibrated model, and a bootstrap interval.
 
-Both are functions of sums per bin, so their cost does not grow with the data: predictions of a bin
-(of a quarter of one, for the floor) count with its mean confidence. What that changes in the
-variance of a bin's sum is below what hundreds of draws can tell.
+Both are functions of sums per bin, so their cost does not grow with the data. Every prediction
+counts with the mean confidence of its bin (of its quarter of a bin, for the floor). This changes
+the variance of a bin's sum by less than hundreds of draws can show.
 """
 
 import math
@@ -15,7 +15,7 @@ NUM_DRAWS = 500
 
 
 def null_correct(bins: Bins, seed: int) -> IntArray:
-    """Draw how many of each bin are correct if the confidences are true, (B, NUM_DRAWS)."""
+    """Draw how many predictions per bin are correct if the confidences are true: (B, 500)."""
     count = bins.count[:, None]
     probability = np.clip(bins.confidence[:, None] / np.maximum(count, 1), 0.0, 1.0)
     generator = np.random.default_rng(seed)
@@ -23,12 +23,12 @@ def null_correct(bins: Bins, seed: int) -> IntArray:
 
 
 def null_error(bins: Bins, parts: Bins) -> float:
-    """Return the mean ECE of a perfectly calibrated model with these confidences: ECE's floor.
+    """Return ECE's floor, the mean ECE of a perfectly calibrated model with these confidences.
 
-    It is the mean over all labels that the confidences could draw, `sum_b E|k_b - E k_b| / N` for
-    k_b correct ones in bin b. For n equal confidences p, de Moivre (1730) gave
-    `E|k_b - n p| = 2 m P(k_b = m) (1 - p)` with `m = floor(n p) + 1`; where they differ inside the
-    bin, that is scaled by the ratio of the standard deviations.
+    If labels are drawn from the confidences, k_b of bin b are correct, and the mean ECE is
+    `sum_b E|k_b - E k_b| / N`. For n equal confidences p, de Moivre (1730) gave
+    `E|k_b - n p| = 2 m P(k_b = m) (1 - p)` with `m = floor(n p) + 1`. Where confidences differ
+    within a bin, this is scaled by the ratio of the standard deviations.
 
     Args:
         bins: the bins of ECE.
@@ -52,9 +52,10 @@ def null_error(bins: Bins, parts: Bins) -> float:
 def bootstrap_interval(bins: Bins, seed: int) -> tuple[float, float]:
     """Return the 95 % interval of ECE when the predictions are drawn again with replacement.
 
-    ECE cannot be negative, so noise lifts it, and a resample has the noise twice. The quantiles are
-    therefore moved until the resamples' mean is the ECE itself. The interval says what another test
-    set of this size would show; it is lifted like the ECE, so read it beside the floor.
+    ECE cannot be negative, so noise raises it, and a resample has the noise twice. The quantiles
+    are therefore shifted so that the resamples' mean is the ECE itself. The interval says what
+    another test set of this size would show. Noise raises it as it raises the ECE, so compare it
+    with the floor.
     """
     total = bins.count.sum()
     mean = bins.confidence / np.maximum(bins.count, 1)
