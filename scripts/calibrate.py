@@ -8,11 +8,9 @@ T is fitted on a run's calibration split and measured on its test split. FILE.np
 for a single number flatters the result only a little; `--fit-on OTHER.npz` fits it on other rows.
 """
 
-import argparse
 import sys
 import zipfile
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,19 +18,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from metrics import Metrics, TemperatureFit, apply_temperature, fit_temperature
-from training.errors import ConfigError, DataError, UserError
+from training.cli.script import Parser, run_script
+from training.errors import ConfigError, DataError
 from training.evaluation import evaluate, recalibrate
-from training.run.finished import TRUST, load_run
+from training.run.finished import load_run
 
 Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # metrics before and after
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises a mistake instead of printing its usage, so that it is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what `main` prints."""
-        raise ConfigError(message)
 
 
 def main() -> None:
@@ -41,22 +32,18 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
     parser.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
     parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
-    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=TRUST)
-    try:
-        arguments = parser.parse_args()
-        if bool(arguments.runs) == bool(arguments.logits):
-            raise ConfigError("give run folders or --logits FILE.npz, one of the two")
-        if arguments.fit_on and not arguments.logits:
-            raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
-        if arguments.logits:
-            rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
-            print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
-        else:
-            rows = {Path(run).name: calibrate_run(run, arguments.trust) for run in arguments.runs}
-            print_rows(rows, "test split, T fitted on the calibration split")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    parser.add_trust()
+    arguments = parser.parse_args()
+    if bool(arguments.runs) == bool(arguments.logits):
+        raise ConfigError("give run folders or --logits FILE.npz, one of the two")
+    if arguments.fit_on and not arguments.logits:
+        raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
+    if arguments.logits:
+        rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
+        print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
+    else:
+        rows = {Path(run).name: calibrate_run(run, arguments.trust) for run in arguments.runs}
+        print_rows(rows, "test split, T fitted on the calibration split")
 
 
 def calibrate_run(folder: str, trusted: list[str]) -> Row:
@@ -144,4 +131,4 @@ def print_rows(rows: dict[str, Row], protocol: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

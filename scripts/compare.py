@@ -8,7 +8,6 @@ compare.csv and compare.html, a page with the curves and reliability diagrams th
 server. Runs on other data or of other code are marked, and never averaged with the rest.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -17,34 +16,32 @@ from rich.console import Console
 
 from training.cli.comparison import compare
 from training.cli.runs import find_runs
+from training.cli.script import Parser, run_script
 from training.cli.tables import print_comparison, write_files
-from training.errors import UserError
+from training.errors import ConfigError
 
 
 def main() -> None:
     """Parse, read, print, write."""
-    parser = argparse.ArgumentParser(description="Compare finished runs, one row per loss.")
+    parser = Parser(description="Compare finished runs, one row per loss.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or a folder of runs")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where compare.* are written")
     arguments = parser.parse_args()
+    runs = find_runs(arguments.runs)
+    parents = [os.path.abspath(run.folder.parent) for run in runs]
+    folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
+    comparisons = compare(runs)
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    for comparison in comparisons:
+        print_comparison(console, comparison)
     try:
-        runs = find_runs(arguments.runs)
-        parents = [os.path.abspath(run.folder.parent) for run in runs]
-        folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
-        comparisons = compare(runs)
         folder.mkdir(parents=True, exist_ok=True)
-        console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-        for comparison in comparisons:
-            print_comparison(console, comparison)
-        for file in write_files(comparisons, folder):
-            print(file)
+        files = write_files(comparisons, folder)
     except OSError as error:
-        print(f"error: --out: cannot be written ({error}); give another folder", file=sys.stderr)
-        sys.exit(2)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
+    for file in files:
+        print(file)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

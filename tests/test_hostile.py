@@ -11,7 +11,7 @@ from conftest import SMALL, compose
 from omegaconf import OmegaConf
 
 from ngram import corpus
-from training.cli.main import slug
+from training.cli.folder_names import slug
 from training.errors import CheckpointError, UserError
 from training.run.checkpoint import load_checkpoint
 from training.run.finished import load_run

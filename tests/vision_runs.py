@@ -6,8 +6,8 @@ from conftest import compose
 from torch import Tensor
 
 from training.data import Split
-from training.run.start import start
 from training.run.finished import load_run
+from training.run.start import start
 
 
 def trained_run(folder: Path) -> Path:

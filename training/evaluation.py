@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
-from metrics.calibration import Calibration
-from metrics.calibration_error import Bins, expected_error
-from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature_in_chunks
-from metrics.tracker import Metrics
+from metrics import (
+    Bins,
+    Metrics,
+    TemperatureFit,
+    apply_temperature,
+    fit_temperature_in_chunks,
+)
 from training.data import Split
 from training.distributed import from_all, from_main, rank, same_refusal, world_size
 from training.errors import DivergedError
@@ -72,7 +75,7 @@ def _evaluate(
 ) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
-    other = Calibration(device=device)  # of the link that is not reported, where there are two
+    links = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
     checked = False
     with same_refusal():
         for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
@@ -80,18 +83,17 @@ def _evaluate(
                 loss_fn.check(logits, targets)
                 checked = True
             loss_sums = loss_fn.sums(logits, targets, inputs)
-            metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
-            if loss_fn.link_differs:
-                own = loss_fn.link == "softmax"
-                log_probs = loss_fn.own_log_probs(logits) if own else logits.log_softmax(1)
-                other.update_rows(log_probs, targets, ignore_index=loss_fn.ignore_index)
+            log_probs, other = loss_fn.log_probs(logits), None
+            if loss_fn.link_differs:  # the ECE of the link that is not reported stands beside it
+                is_softmax = loss_fn.link == "softmax"
+                other = loss_fn.own_log_probs(logits) if is_softmax else logits.log_softmax(1)
+            metrics.update(log_probs, targets, loss_sums=loss_sums, other_log_probs=other)
     metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
-        other.all_reduce()
-        ece_other = expected_error(other.bins())
-        reported, unreported = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
-        figures |= {f"ece_{reported}": figures["ece"], f"ece_{unreported}": ece_other}
+        reported, other_link = links
+        figures[f"ece_{reported}"] = figures["ece"]
+        figures[f"ece_{other_link}"] = figures.pop("ece_other")
     return Evaluation(figures, metrics.bins())
 
 

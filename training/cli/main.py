@@ -1,10 +1,7 @@
 """The command line of both tasks: compose the settings, check them, run; a mistake is one line."""
 
 import os
-import re
-import secrets
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from training.cli import sweep
+from training.cli.folder_names import unique_stamp
 from training.cli.help import help_text
 from training.cli.resume import resumed_settings, run_to_resume
 from training.cli.settings import (
@@ -28,7 +26,7 @@ from training.cli.settings import (
     find_shared_options,
 )
 from training.errors import ConfigError, DataError, UserError
-from training.run.identity import digest, leaves
+from training.run.identity import leaves
 from training.run.signals import Interrupted, handling, interruption, stop_now
 from training.run.status import from_here, read_status
 
@@ -236,21 +234,3 @@ def _known_names(task: str) -> list[str]:
     cfg = compose(task, hydra_too=True)
     groups = [g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/")]
     return groups + [key for key, _ in leaves(cfg) if not key.startswith("hydra.")]
-
-
-def unique_stamp() -> str:
-    """Return the time and four random letters: two runs started in one second get two folders."""
-    letters = "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(4))
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
-
-
-def slug(*parts: str) -> str:
-    """Return a folder name made of the parts: letters, digits, dots, dashes and underscores."""
-    name = "-".join(part for part in parts if part)
-    plain = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:110]
-    return plain if plain == name else f"{plain}-{digest(name)}"  # two names stay two
-
-
-# of configs/shared.yaml; where this module is imported, a worker of a parallel sweep included
-OmegaConf.register_new_resolver("unique", unique_stamp, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("slug", slug, replace=True)

@@ -17,8 +17,6 @@ from training.run.identity import digest
 from training.run.status import CONFIG, METRICS
 from training.run.targets import instantiate, with_facts
 
-TRUST = "a package of your own that the run's settings may name"
-
 
 @dataclass(frozen=True)
 class FinishedRun:

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from metrics.reliability import draw_reliability, reliability_data
+from metrics import draw_reliability, reliability_data
 from training.distributed import agreed_signal, from_main, is_main
 from training.evaluation import Evaluation, evaluate, recalibrate
 from training.loop import train_epoch
