@@ -2,16 +2,33 @@
 
 import ast
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
 
+# room: the rooms that it may import, itself apart
 MAY_IMPORT = {
-    "losses": {"losses"},
-    "training": {"training", "losses"},
-    "ngram": {"ngram", "training", "losses"},
-    "vision": {"vision", "training", "losses"},
+    "losses": set(),
+    "metrics": set(),
+    "training": {"losses", "metrics"},
+    "training.run": {"losses", "metrics", "training"},
+    "training.cli": {"losses", "metrics", "training", "training.run"},
+    "ngram": {"losses", "metrics", "training", "training.run"},
+    "vision": {"losses", "metrics", "training", "training.run"},
 }
+TASK_MAY_USE = {"training.data", "training.errors", "training.evaluation", "training.run.report"}
+NOT_IN = {  # libraries that a room does without
+    "losses": {"numpy", "hydra", "omegaconf", "tensorboard", "matplotlib", "rich"},
+    "metrics": {"hydra", "omegaconf", "tensorboard", "rich", "pathlib", "os", "json"},
+    "training": {"hydra", "omegaconf", "tensorboard", "rich", "pathlib", "json", "matplotlib"},
+}
+OURS = {"losses", "metrics", "training", "ngram", "vision", "scripts", "tests", "benchmarks"}
+
+
+def files_of(room):
+    return sorted((ROOT / room.replace(".", "/")).glob("*.py"))
 
 
 def imports(file):
@@ -22,18 +39,60 @@ def imports(file):
             yield node.module
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_run_one_way(package):
-    ours = {*MAY_IMPORT, "scripts", "tests", "benchmarks"}
-    for file in (ROOT / package).rglob("*.py"):
-        used = {module.split(".")[0] for module in imports(file)} & ours
-        assert used <= MAY_IMPORT[package], file
+def room_of(module):
+    parts = module.split(".")
+    if parts[0] == "training" and parts[1:2] in (["run"], ["cli"]):
+        return ".".join(parts[:2])
+    return parts[0]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_run_one_way(room):
+    files = files_of(room)
+
+    assert files
+    for file in files:
+        used = {room_of(module) for module in imports(file) if module.split(".")[0] in OURS}
+        assert used <= MAY_IMPORT[room] | {room}, file
+
+
+@pytest.mark.parametrize("task", ["ngram", "vision"])
+def test_a_task_uses_the_contracts_of_data_and_reports_only(task):
+    for file in files_of(task):
+        used = {module for module in imports(file) if module.startswith("training")}
+        assert used <= TASK_MAY_USE, file
+
+
+@pytest.mark.parametrize("room", NOT_IN)
+def test_a_room_does_without_what_is_not_its_business(room):
+    for file in files_of(room):
+        used = {module.split(".")[0] for module in imports(file)}
+        allowed = {"numpy"} if file.name == "reference.py" else set()
+        if room == "training" and file.name == "distributed.py":
+            allowed = {"os"}
+        if file.name == "reliability.py":
+            allowed = {"matplotlib"}
+        assert not used & (NOT_IN[room] - allowed), file
+
+
+@pytest.mark.parametrize("room", ["losses", "metrics"])
+def test_a_twin_can_be_taken_away(room, tmp_path):
+    (tmp_path / room).symlink_to(ROOT / room)
+    code = (
+        f"import sys, {room}; assert not {{'hydra', 'training', 'matplotlib'}} & set(sys.modules)"
+    )
+
+    subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {code}"],
+        cwd=tmp_path,
+        check=True,
+    )
 
 
 def test_the_shared_core_names_no_task_and_no_loss():
     losses = {f.stem for f in (ROOT / "configs" / "loss").glob("*.yaml")} - {"nll"}  # also a metric
     names = re.compile(rf"\b(sonnets?|shakespeare|{'|'.join(losses)})\b")
-    for file in (ROOT / "training").rglob("*.py"):
+    for file in [*(ROOT / "training").rglob("*.py"), *(ROOT / "metrics").rglob("*.py")]:
         code = ast.unparse(_without_docstrings(ast.parse(file.read_text())))
         assert not names.search(code.lower()), file
 
@@ -47,6 +106,19 @@ def _without_docstrings(tree):
     return tree
 
 
-def test_the_core_is_importable_without_a_task():
-    for file in (ROOT / "training").rglob("*.py"):
-        assert not {m for m in imports(file) if m.startswith(("ngram", "vision"))}
+def test_no_file_of_the_product_is_longer_than_a_reader_likes():
+    rooms = ("losses", "metrics", "training", "ngram", "vision", "scripts")
+    for file in (f for room in rooms for f in (ROOT / room).rglob("*.py")):
+        assert len(file.read_text().splitlines()) <= 250, file
+
+
+def test_the_product_has_no_module_level_state():
+    """No name at module level is bound to something that is made to be changed."""
+    for room in MAY_IMPORT:
+        for file in files_of(room):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+                    empty = isinstance(node.value, ast.List | ast.Dict | ast.Set) and not ast.dump(
+                        node.value
+                    ).count("Constant")
+                    assert not empty or "__all__" in ast.unparse(node), file
