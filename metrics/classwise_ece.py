@@ -22,7 +22,8 @@ class ClasswiseCalibration:
         """Add probabilities (n, C) and target classes (n,)."""
         target_probs = probs.gather(1, targets[:, None]).squeeze(1)
         target_bins = self.first_bins[targets] + self._bin_of(target_probs)
-        self.residuals.index_add_(0, target_bins, torch.ones_like(targets).double(), alpha=-1)
+        ones = self.residuals.new_ones(len(targets))
+        self.residuals.index_add_(0, target_bins, ones, alpha=-1)
         first_bins = self.first_bins
         if probs.device.type == "cpu" and len(first_bins) > 4 * self.num_bins:
             # Nearly all of many classes fall in the first bin: add all there, then move the few.

@@ -60,7 +60,9 @@ class Metrics(Sums):
         self.calibration = Calibration(num_bins, device=device)
         self.other_calibration = Calibration(num_bins, device=device)
         device = self.calibration.counts.device
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # nll, Brier score, top 5
+        self.sums = torch.zeros(
+            3, dtype=torch.float64, device=device
+        )  # log p_y, Brier score, top 5
         self.loss_sums = torch.zeros(2, dtype=torch.float64, device=device)  # total, normaliser
         if classwise is None:
             classwise = num_classes <= 1000
@@ -129,7 +131,7 @@ class Metrics(Sums):
         # The target's own term by expm1: a difference of numbers near 1 would lose its digits.
         others = torch.linalg.vector_norm(probs.scatter_(1, column, 0), dim=1).double()
         brier = others.square() + log_y.expm1().square()
-        self.sums += torch.stack([-log_y, brier, (rank < 5).double()]).sum(1)
+        self.sums += torch.stack([log_y, brier, rank < 5]).sum(1)
 
     def tensors(self) -> list[Tensor]:
         """Return every sum, those of calibration included."""
@@ -151,7 +153,8 @@ class Metrics(Sums):
         count = int(bins.count.sum())
         if not count:
             raise ValueError("no rows to compute metrics from: none were added, or all are ignored")
-        nll, brier, top5 = (self.sums / count).tolist()
+        log_y, brier, top5 = (self.sums / count).tolist()
+        nll = 0.0 - log_y  # not -0.0
         total, normaliser = self.loss_sums.tolist()
         figures = {"loss": total / normaliser} if normaliser else {}
         figures |= {
