@@ -7,8 +7,6 @@ over such bins is exact. For the equal-mass bins of adaptive ECE, and for smooth
 one cell count as equally confident.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -48,16 +46,15 @@ class Calibration(Sums):
         self.num_cells = PARTS * num_bins
         while self.num_cells < LEAST_CELLS:
             self.num_cells *= 2  # which also makes the FFT of smooth ECE fast
-        # One more cell takes the rows to leave out: to select the others would stall a GPU.
-        self.counts = torch.zeros(2, self.num_cells + 1, dtype=torch.int64, device=device)
-        self.confidences = torch.zeros(self.num_cells + 1, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(2, self.num_cells, dtype=torch.int64, device=device)
+        self.confidences = torch.zeros(self.num_cells, dtype=torch.float64, device=device)
 
     def update(self, confidence: Tensor, correct: Tensor) -> None:
-        """Add confidences (n,), NaN for a row to leave out, and whether each is correct (n,)."""
+        """Add confidences (n,), from 0 to 1, and whether each prediction is correct (n,)."""
         confidence = confidence.to(self.confidences)
         # 1e-9 of a cell keeps a probability that came through log and exp on its side.
-        cell = (confidence * self.num_cells - 1e-9).ceil_().sub_(1).clamp_(0, self.num_cells - 1)
-        cell = cell.nan_to_num_(self.num_cells).long()
+        cell = (confidence * self.num_cells - 1e-9).ceil_().long().sub_(1)
+        cell = cell.clamp_(0, self.num_cells - 1)
         self.counts[0].index_add_(0, cell, torch.ones_like(cell))
         self.counts[1].index_add_(0, cell, correct.to(cell))
         self.confidences.index_add_(0, cell, confidence)
@@ -65,19 +62,16 @@ class Calibration(Sums):
     def update_rows(self, log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100) -> None:
         """Add rows of log-probabilities (N, C, ...) and their targets (N, ...).
 
-        Unlike `Metrics.update`, this does not check that the rows are normalised.
+        Rows whose target is `ignore_index` are left out. Unlike `Metrics.update`, this does not
+        check that the rows are normalised.
 
         Raises:
-            ValueError: the shapes do not fit each other.
+            ValueError: the shapes do not fit each other, or a target is no class.
             TypeError: `log_probs` are not floating, or `targets` are.
         """
-        log_probs, targets = as_rows(log_probs, targets, log_probs.shape[1])
-        if log_probs.dtype.itemsize < 4:
-            log_probs = log_probs.float()
-        classes = targets.clamp(0, log_probs.shape[1] - 1)[:, None]
-        rank = rank_of_targets(log_probs, classes, torch.empty_like(log_probs))
-        confidence = log_probs.amax(1).double().exp()
-        self.update(confidence.where(targets != ignore_index, math.nan), rank == 0)
+        rows, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
+        rank = rank_of_targets(rows, classes[:, None], torch.empty_like(rows))
+        self.update(rows.amax(1).double().exp(), rank == 0)
 
     def tensors(self) -> list[Tensor]:
         """Return the counts and the sums of confidence, per cell."""
@@ -85,8 +79,8 @@ class Calibration(Sums):
 
     def cells(self) -> Bins:
         """Return the sums per cell."""
-        count, correct = self.counts[:, :-1].cpu().numpy().copy()
-        return Bins(count, self.confidences[:-1].cpu().numpy().copy(), correct)
+        count, correct = self.counts.cpu().numpy().copy()
+        return Bins(count, self.confidences.cpu().numpy().copy(), correct)
 
     def bins(self) -> Bins:
         """Return the sums per equal-width bin, (num_bins,)."""

@@ -18,16 +18,14 @@ class ClasswiseCalibration:
         self.residuals = torch.zeros(num_classes * num_bins, dtype=torch.float64, device=device)
         self.first_bins = torch.arange(num_classes, dtype=torch.int32, device=device) * num_bins
 
-    def update(self, probs: Tensor, targets: Tensor, valid: Tensor) -> None:
-        """Add probabilities (n, C) and target classes (n,) of the rows that are valid (n,)."""
-        on_cpu = probs.device.type == "cpu"
-        if not on_cpu or not valid.all():
-            probs = probs.where(valid[:, None], 0)
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        """Add probabilities (n, C) and target classes (n,)."""
         target_probs = probs.gather(1, targets[:, None]).squeeze(1)
         target_bins = self.first_bins[targets] + self._bin_of(target_probs)
-        self.residuals.index_add_(0, target_bins, valid.double(), alpha=-1)
+        ones = self.residuals.new_ones(len(targets))
+        self.residuals.index_add_(0, target_bins, ones, alpha=-1)
         first_bins = self.first_bins
-        if on_cpu and len(first_bins) > 4 * self.num_bins:
+        if probs.device.type == "cpu" and len(first_bins) > 4 * self.num_bins:
             # Nearly all of many classes fall in the first bin: add all there, then move the few.
             self.residuals[first_bins] += probs.sum(0, dtype=torch.float64)
             rows, classes = (probs > 1 / self.num_bins).nonzero(as_tuple=True)

@@ -14,11 +14,15 @@ def cached_rows(num_classes: int, device: torch.device | str) -> int:
     return max(1, elements // num_classes)
 
 
-def as_rows(log_probs: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Check shapes and types of (N, C, ...) and (N, ...), and return them as (n, C) and (n,).
+def as_rows(
+    log_probs: Tensor, targets: Tensor, num_classes: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Check (N, C, ...) and (N, ...), and return the rows to score as (n, C) and (n,).
+
+    Rows whose target is `ignore_index` are left out.
 
     Raises:
-        ValueError: a shape is wrong.
+        ValueError: a shape is wrong, or a target is neither a class nor `ignore_index`.
         TypeError: `log_probs` are not floating, or `targets` are.
     """
     shape = log_probs.shape
@@ -33,7 +37,17 @@ def as_rows(log_probs: Tensor, targets: Tensor, num_classes: int) -> tuple[Tenso
         raise TypeError(f"targets must be integer classes, got {targets.dtype}")
     if len(shape) > 2:
         log_probs = log_probs.movedim(1, -1).reshape(-1, num_classes)
-    return log_probs, targets.reshape(-1).long()
+    classes = targets.reshape(-1).long()
+    kept = classes != ignore_index
+    if not kept.all():
+        log_probs, classes = log_probs[kept], classes[kept]
+    num_outside = int((classes != classes.clamp(0, num_classes - 1)).sum())
+    if num_outside:
+        raise ValueError(
+            f"targets must be in [0, {num_classes}) or {ignore_index} to be ignored: "
+            f"{num_outside} of them are not"
+        )
+    return log_probs, classes
 
 
 def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
@@ -52,13 +66,9 @@ def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
     """
     target_scores = scores.gather(1, targets)
     rank: Tensor = torch.gt(scores, target_scores, out=scratch).sum(1)
-    tied = torch.ge(scores, target_scores, out=scratch).sum(1) - rank > 1
-    # The order of the classes matters only where another class scores as high as the target.
-    # An accelerator would have to wait to learn which rows these are, so it takes them all.
-    on_cpu = scores.device.type == "cpu"
-    if on_cpu and not tied.any():
-        return rank
-    rows = tied.nonzero().squeeze(1) if on_cpu else slice(None)
-    before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
-    rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
+    num_equal = torch.ge(scores, target_scores, out=scratch).sum(1).sub_(rank)
+    rows = (num_equal > 1).nonzero().squeeze(1)
+    if len(rows):  # the order of the classes matters only in rows with ties
+        before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
+        rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
     return rank

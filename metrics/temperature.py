@@ -128,12 +128,7 @@ def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> NllAtBeta:
     total = torch.zeros(4, dtype=torch.float64)
     num_rows = 0
     for log_probs, targets in chunks():
-        scores, classes = as_rows(log_probs, targets, log_probs.shape[1])
-        kept = classes != ignore_index
-        if not kept.all():
-            scores, classes = scores[kept], classes[kept]
-        if ((classes < 0) | (classes >= scores.shape[1])).any():
-            raise ValueError(f"targets must be in [0, {scores.shape[1]})")
+        scores, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
         num_rows += len(classes)
         size = max(1, cached_rows(scores.shape[1], scores.device) // 4)
         for start in range(0, len(classes), size):

@@ -60,9 +60,9 @@ class Metrics(Sums):
         self.calibration = Calibration(num_bins, device=device)
         self.other_calibration = Calibration(num_bins, device=device)
         device = self.calibration.counts.device
-        # rows scored, correct, in the top 5, not normalised, with a target that is no class
-        self.counts = torch.zeros(5, dtype=torch.int64, device=device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # nll, Brier score
+        self.sums = torch.zeros(
+            3, dtype=torch.float64, device=device
+        )  # log p_y, Brier score, top 5
         self.loss_sums = torch.zeros(2, dtype=torch.float64, device=device)  # total, normaliser
         if classwise is None:
             classwise = num_classes <= 1000
@@ -80,9 +80,6 @@ class Metrics(Sums):
     ) -> None:
         """Add rows.
 
-        On a CPU, rows that cannot be scored are refused at once. On an accelerator, where looking
-        at them would stall the device's queue, `compute` refuses them.
-
         Args:
             log_probs: (N, C) or (N, C, d1, ...), normalised over C.
             targets: (N,) or (N, d1, ...) classes.
@@ -95,9 +92,9 @@ class Metrics(Sums):
                 class.
             TypeError: `log_probs` are not floating, or `targets` are.
         """
-        device = self.counts.device
+        device = self.sums.device
         log_probs, targets = log_probs.to(device), targets.to(device)
-        rows, classes = as_rows(log_probs, targets, self.num_classes)
+        rows, classes = as_rows(log_probs, targets, self.num_classes, self.ignore_index)
         size = cached_rows(self.num_classes, device)
         for some, of_some in zip(rows.split(size), classes.split(size), strict=True):
             self._add(some, of_some)
@@ -114,51 +111,33 @@ class Metrics(Sums):
         margin = max(1e-4, 8 * torch.finfo(log_probs.dtype).eps)  # how far rounding takes a sum
         if log_probs.dtype.itemsize < 4:
             log_probs = log_probs.float()
-        valid = targets != self.ignore_index
-        classes = targets.clamp(0, self.num_classes - 1)
-        column = classes[:, None]
+        column = targets[:, None]
         if len(self.scratch) < len(log_probs) or self.scratch.dtype != log_probs.dtype:
             self.scratch = torch.empty_like(log_probs)
         scratch = self.scratch[: len(log_probs)]  # fresh memory costs as much as what it is for
         rank = rank_of_targets(log_probs, column, scratch)
         # exp2 takes a third of the time of exp on a CPU
         probs = torch.mul(log_probs, math.log2(math.e), out=scratch).exp2_()
-        normalised = (probs.sum(1) - 1).abs() <= margin  # NaN is not
-        correct = rank == 0
-        flags = [valid, correct, rank < 5, ~normalised, classes != targets]
-        counts = (torch.stack(flags) & valid).sum(1)
-        if counts.device.type == "cpu":
-            self._refuse(counts)
-        self.counts += counts
-        confidence = log_probs.amax(1).double().exp()
-        self.calibration.update(confidence.where(valid, math.nan), correct)
+        num_normalised = int(((probs.sum(1) - 1).abs() <= margin).sum())  # NaN is not
+        if num_normalised < len(targets):
+            raise ValueError(
+                "log_probs must be log-probabilities: "
+                f"{len(targets) - num_normalised} rows hold NaN or do not sum to 1"
+            )
+        self.calibration.update(log_probs.amax(1).double().exp(), rank == 0)
         if self.classwise:
-            self.classwise.update(probs, classes, valid)
+            self.classwise.update(probs, targets)
         log_y = log_probs.gather(1, column).squeeze(1).double()
         # The target's own term by expm1: a difference of numbers near 1 would lose its digits.
         others = torch.linalg.vector_norm(probs.scatter_(1, column, 0), dim=1).double()
         brier = others.square() + log_y.expm1().square()
-        self.sums += torch.stack([-log_y, brier]).where(valid, 0).sum(1)
-
-    def _refuse(self, counts: Tensor) -> None:
-        """Raise for rows that cannot be scored."""
-        not_normalised, not_a_class = counts[3:].tolist()
-        if not_a_class:
-            raise ValueError(
-                f"targets must be in [0, {self.num_classes}) or {self.ignore_index} to be ignored: "
-                f"{not_a_class} of them are not"
-            )
-        if not_normalised:
-            raise ValueError(
-                "log_probs must be log-probabilities: "
-                f"{not_normalised} rows hold NaN or do not sum to 1"
-            )
+        self.sums += torch.stack([log_y, brier, rank < 5]).sum(1)
 
     def tensors(self) -> list[Tensor]:
         """Return every sum, those of calibration included."""
         calibrations = self.calibration.tensors() + self.other_calibration.tensors()
         classwise = [self.classwise.residuals] if self.classwise else []
-        return [self.counts, self.sums, self.loss_sums, *calibrations, *classwise]
+        return [self.sums, self.loss_sums, *calibrations, *classwise]
 
     def bins(self) -> Bins:
         """Return the sums per equal-width bin of confidence, for `reliability_data`."""
@@ -168,21 +147,21 @@ class Metrics(Sums):
         """Return every metric over all rows added so far; ECE's interval is drawn with `seed`.
 
         Raises:
-            ValueError: no rows were added or all are ignored, or (on an accelerator) some rows
-                cannot be scored.
+            ValueError: no rows were added, or all of them are ignored.
         """
-        self._refuse(self.counts)
-        count, correct, top5 = self.counts[:3].tolist()
+        bins = self.bins()
+        count = int(bins.count.sum())
         if not count:
             raise ValueError("no rows to compute metrics from: none were added, or all are ignored")
-        nll, brier = (self.sums / count).tolist()
+        log_y, brier, top5 = (self.sums / count).tolist()
+        nll = 0.0 - log_y  # not -0.0
         total, normaliser = self.loss_sums.tolist()
         figures = {"loss": total / normaliser} if normaliser else {}
         figures |= {
             "nll": nll,
             "perplexity": math.exp(nll) if nll < 709 else math.inf,
-            "accuracy": correct / count,
-            "top5": top5 / count,
+            "accuracy": int(bins.correct.sum()) / count,
+            "top5": top5,
             "brier": brier,
         }
         figures |= self.calibration.compute(seed=seed)
