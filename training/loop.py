@@ -38,6 +38,7 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
     bf16 = partial(torch.autocast, split.targets.device.type, torch.bfloat16)
     autocast = bf16 if settings.precision == "bf16" else nullcontext
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    several_processes = world_size() > 1
     training.model.train()
     for lr_factor, rows, num_examples in training.batches(split):
         for group, lr in zip(optimizer.param_groups, training.base_lrs, strict=True):
@@ -51,7 +52,7 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
             with autocast():
                 outputs = logits = model(inputs)
             total, normaliser = loss_fn.sums(logits, targets, inputs)
-        if world_size() > 1:
+        if several_processes:
             total, normaliser = sum_over_processes(total, normaliser)
         loss = total if loss_fn.reduction == "sum" else total / normaliser.clamp(min=TINY)
         optimizer.zero_grad()
@@ -118,10 +119,10 @@ class Training:
         num_steps = self.num_steps(n)
         limit = min(n, settings.steps_per_epoch(n) * settings.batch_size)
         starts = range(self.visited, limit, settings.batch_size)
+        ends = [min(limit, start + settings.batch_size) for start in starts]
+        shares = [slice(*own_share(start, end)) for start, end in zip(starts, ends, strict=True)]
         lr_factors = [self.schedule(self.step + i, num_steps) for i in range(len(starts))]
         if settings.shuffle:
             order = epoch_order(n, self.seed, self.epoch)[:limit].to(split.targets.device)
-        for start, lr_factor in zip(starts, lr_factors, strict=True):
-            end = min(limit, start + settings.batch_size)
-            rows = slice(*own_share(start, end))
+        for start, end, rows, lr_factor in zip(starts, ends, shares, lr_factors, strict=True):
             yield lr_factor, order[rows] if settings.shuffle else rows, end - start
