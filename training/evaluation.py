@@ -93,7 +93,7 @@ def _evaluate(
     if loss_fn.link_differs:
         reported, other_link = links
         figures[f"ece_{reported}"] = figures["ece"]
-        figures[f"ece_{other_link}"] = figures.pop("ece_other")
+        figures[f"ece_{other_link}"] = figures.pop("ece_other", math.nan)
     return Evaluation(figures, metrics.bins())
 
 
