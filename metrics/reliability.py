@@ -84,7 +84,11 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
         )
         for column, data in enumerate(panels):
             _draw_accuracy(axes[0, column], data)
-            _draw_share(axes[1, column], data)
+            share, width = data.share, 1 / len(data.share)
+            axes[1, column].bar(
+                np.arange(len(share)) * width, share, width, align="edge", color=BLUE
+            )
+            axes[1, column].set_xlabel("confidence")
         axes[0, 0].set_ylabel("accuracy")
         axes[1, 0].set_ylabel("share")
         entries = axes[0, 0].get_legend_handles_labels()
@@ -111,9 +115,3 @@ def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
     ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
     heading = f"{data.label}\n" if data.label else ""
     axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=11)
-
-
-def _draw_share(axes: "Axes", data: ReliabilityData) -> None:
-    width = 1 / len(data.share)
-    axes.bar(np.arange(len(data.share)) * width, data.share, width, align="edge", color=BLUE)
-    axes.set_xlabel("confidence")

@@ -39,7 +39,7 @@ class TemperatureFit:
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
-    """Return the log-probabilities (N, C, ...) divided by T and renormalised."""
+    """Return log-probabilities (N, C, ...), divided by T > 0 and renormalised."""
     return (log_probs / temperature).log_softmax(1)
 
 
@@ -131,9 +131,8 @@ def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> NllAtBeta:
         scores, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
         num_rows += len(classes)
         size = max(1, cached_rows(scores.shape[1], scores.device) // 4)
-        for start in range(0, len(classes), size):
-            rows = slice(start, start + size)
-            total += _sums(scores[rows].double(), classes[rows], beta).cpu()
+        for some, of_some in zip(scores.split(size), classes.split(size), strict=True):
+            total += _sums(some.double(), of_some, beta).cpu()
     if not num_rows:
         raise ValueError("no rows to fit a temperature to")
     if not total.isfinite().all():
