@@ -1,0 +1,96 @@
+"""What README and docs show is true: recipes, quoted code, tables, links."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import ROOT
+
+
+def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path):
+    recipe = (ROOT / "README.md").read_text().split("## Add your own loss")[1].split("\n## ")[0]
+    blocks = re.findall(r"`([\w/.]+)`:\n\n   ```\w+\n(.*?)   ```", recipe, re.DOTALL)
+    for name, block in blocks:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(re.sub(r"^   ", "", block, flags=re.MULTILINE))
+    command = re.search(r"```sh\n(.*?)```", recipe, re.DOTALL)[1]
+    command = command.replace(".venv/bin/python", sys.executable).replace("\\\n", "")
+    command = command.replace("scripts/", f"{ROOT}/scripts/").strip() + " debug=smoke"
+
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "error::UserWarning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert len(blocks) == 2
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs").iterdir()
+    assert run.name.startswith("ngram-generalised-seed1-")
+    assert "q: 0.5" in (run / "config.yaml").read_text()
+
+    wrong = subprocess.run(
+        command.replace("loss.q=0.5", "loss.q=2"),
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (wrong.returncode, wrong.stderr) == (2, "error: loss.q must be in (0, 1], got 2\n")
+
+
+def test_every_selectable_loss_is_in_the_table():
+    table = (ROOT / "README.md").read_text().split("## The losses")[1].split("\n## ")[0]
+
+    listed = re.findall(r"^\| `(\w+)` \|.*`(losses/\w+\.py)` \|$", table, re.MULTILINE)
+
+    assert {name for name, _ in listed} == {
+        f.stem for f in (ROOT / "configs" / "loss").glob("*.yaml")
+    }
+    assert all((ROOT / file).exists() for _, file in listed)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readme_is_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_the_quoted_step_is_that_of_the_loop():
+    readme, loop = ((ROOT / name).read_text() for name in ("README.md", "training/loop.py"))
+    quoted = re.search(r"```python\n(for lr_factor.*?)```", readme, re.DOTALL)[1]
+
+    assert textwrap.indent(quoted, "    ") in loop
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_and_every_named_file_is_there(page):
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
+    named = re.findall(r"\b((?:losses|metrics|training|tests|scripts|benchmarks)/[\w/]+\.py)", text)
+
+    assert not [link for link in links if ":" not in link and not (page.parent / link).exists()]
+    assert not [name for name in named if not (ROOT / name).exists() and "NAME" not in name]
+
+
+@pytest.mark.parametrize("name", ["losses", "metrics"])
+def test_a_piece_taken_prints_what_the_readme_says(name, capsys):
+    readme = (ROOT / "README.md").read_text().split("## Take a piece")[1]
+    code = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if name in b)
+    expected = re.findall(r"# (\d[\d.]*)\.\.\.", code)
+
+    exec(code, {})
+
+    printed = capsys.readouterr().out.split()
+    assert len(printed) == len(expected) > 0
+    assert all(a.startswith(b) for a, b in zip(printed, expected, strict=True)), printed
