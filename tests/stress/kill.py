@@ -34,12 +34,11 @@ import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: E402
 from tensorboard.compat.proto.event_pb2 import Event  # noqa: E402
-from training.run.resume import read_status  # noqa: E402
-from training.run.session import Session  # noqa: E402
 
 from training.cli.main import main  # noqa: E402
-from training.run import checkpoint  # noqa: E402
+from training.run import checkpoint, fit  # noqa: E402
 from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
+from training.run.status import read_status  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
 TASKS = {
@@ -60,6 +59,8 @@ COMPARED = (
     "visited",
     "finished",
     "best",
+    "best_step",
+    "epoch_loss",
     "window",
 )
 
@@ -89,7 +90,11 @@ def train(task: str, *arguments: str) -> Callable[[], None]:
     def work() -> None:
         sys.argv[:] = [f"scripts/train_{task}.py", *arguments]
         GlobalHydra.instance().clear()
-        main(task)
+        try:
+            main(task)
+        except SystemExit as stop:
+            if stop.code:
+                raise
 
     return work
 
@@ -231,9 +236,7 @@ def dying_at(point: int, half: bool) -> Iterator[list[str]]:
             return File(path, mode)
         return builtins.open(path, mode, *arguments, **options)
 
-    def inside(method: str) -> Callable[..., Any]:
-        real = getattr(Session, method)
-
+    def inside(real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*arguments: Any, **options: Any) -> Any:
             saving.append(True)
             try:
@@ -243,8 +246,8 @@ def dying_at(point: int, half: bool) -> Iterator[list[str]]:
 
         return operation
 
-    for method in ("save", "keep"):
-        setattr(Session, method, inside(method))
+    for saves in ("save", "save_checkpoint"):  # to resume from, with the status; the best weights
+        setattr(fit, saves, inside(getattr(fit, saves)))
     for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (os, "unlink")):
         setattr(module, name, wrapped(name, getattr(module, name)))
     Path.open = opened  # type: ignore[assignment, method-assign]
