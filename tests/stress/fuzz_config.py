@@ -104,8 +104,8 @@ def main_of_benchmark() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     torch.set_num_threads(1)
-    training.run.start.train = lambda *_: 0.0  # type: ignore[assignment]
-    training.run.build.set_threads = lambda *_: None  # type: ignore[assignment]
+    training.run.start.train = lambda *_: 0.0
+    training.run.build.set_threads = lambda *_: None
     defaults = dict(leaves(compose(arguments.task)))
     del defaults["resume"]  # names a folder
     groups = options(arguments.task)

@@ -36,8 +36,9 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event  # noqa: E402
 
 from training.cli.main import main  # noqa: E402
-from training.run import checkpoint, fit  # noqa: E402
-from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
+from training.errors import CheckpointError  # noqa: E402
+from training.run import fit  # noqa: E402
+from training.run.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files  # noqa: E402
 from training.run.status import read_status  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
@@ -294,8 +295,8 @@ def file_operations(task: str, settings: list[str], most: int) -> int:
 
 def _damaged(path: Path) -> bool:
     try:
-        load_checkpoint(path, checkpoint.RESUME_SCHEMA)
-    except checkpoint.CheckpointError:
+        load_checkpoint(path, RESUME_SCHEMA)
+    except CheckpointError:
         return True
     return False
 
