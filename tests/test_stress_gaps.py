@@ -18,7 +18,7 @@ from training.loop import train_epoch
 from training.optimizers import sgd
 from training.run import start as start_module
 from training.run import state
-from training.run.checkpoint import load_checkpoint, step_files
+from training.run.checkpoint import load_checkpoint, step_files, write_file
 from training.run.event_file import GrowingFile
 from training.run.finished import load_run, read_metrics
 from training.run.start import start
@@ -62,6 +62,20 @@ def test_a_folder_that_holds_a_run_is_claimed(train):
         train(*TINY)
 
     assert load_run(folder).step == 2
+
+
+def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "x").write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(CheckpointError, match="disk full: 7 bytes needed"):
+        write_file(tmp_path / "x", b"content")
+
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"before"
 
 
 # --- the log

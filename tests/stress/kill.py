@@ -166,10 +166,10 @@ def random_kills(task: str, settings: list[str], count: int, seconds: float) -> 
         while code:
             resume = [f"resume={folder}"] if (folder / "config.yaml").exists() else []
             process = child(train(task, *(resume or [*settings, f"hydra.run.dir={folder}"])))
-            if done < count:
+            if done < count and random.random() < 0.85:  # the others come to their end
                 if random.random() < 0.9:  # the others may die before they have begun
                     wait_for_training(folder, process)
-                time.sleep(random.random() * seconds / 3)
+                time.sleep(random.random() ** 2 * seconds)  # most of them while it trains
                 os.kill(process, signal.SIGKILL)
             code = finish(process)
             if code == -signal.SIGKILL:

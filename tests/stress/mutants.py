@@ -144,7 +144,11 @@ MUTANTS = [
         "synced or file_operation",
     ),
     Mutant(
-        "temporary files stay", CHECKPOINT, "temporary.unlink(missing_ok=True)", "pass", "full_disk"
+        "temporary files stay",
+        CHECKPOINT,
+        "temporary.unlink(missing_ok=True)",
+        "pass",
+        "no_temporary_file",
     ),
     Mutant(
         "damaged files are not set aside",
