@@ -32,9 +32,10 @@ from torchvision import transforms  # noqa: E402
 
 from losses import CrossEntropyLoss  # noqa: E402
 from training.data import Split  # noqa: E402
-from training.loop import Trainer, train_epoch  # noqa: E402
-from training.optimizers import adamw  # noqa: E402
-from training.settings import TrainerSettings
+from training.loop import Training, train_epoch  # noqa: E402
+from training.optimizers import Constant, adamw  # noqa: E402
+from training.running_loss import RunningLoss  # noqa: E402
+from training.settings import TrainerSettings  # noqa: E402
 from vision.augment import Augment  # noqa: E402
 from vision.images import read_torchvision  # noqa: E402
 from vision.models import small_cnn  # noqa: E402
@@ -61,13 +62,6 @@ class Files(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.transform(Image.fromarray(self.pixels[index])), self.targets[index]
-
-
-class NoLog:
-    """A log that keeps nothing."""
-
-    def scalars(self, *_: object) -> None:
-        """Keep nothing."""
 
 
 def data_loader(split: Split, batch_size: int, workers: int) -> Callable[[int], None]:
@@ -102,16 +96,11 @@ def shared_loop(split: Split, batch_size: int, precision: str) -> Callable[[int]
         settings = TrainerSettings(
             epochs=1, batch_size=batch_size, precision=precision, max_batches=num_batches
         )
-        trainer = Trainer(
-            model,
-            CrossEntropyLoss(),
-            optimizer,
-            lambda *_: 1.0,
-            settings,
-            1,
-            NoLog(),  # type: ignore[arg-type]
-        )
-        train_epoch(trainer, split, 1)
+        schedule = Constant()
+        training = Training(model, CrossEntropyLoss(), optimizer, schedule, settings, 1, epoch=1)
+        loss = RunningLoss()
+        for update in train_epoch(training, split):
+            loss.add(update)
 
     return train
 

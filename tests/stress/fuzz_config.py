@@ -22,13 +22,14 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import hydra  # noqa: E402
 import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 
+import training.run.build  # noqa: E402
 import training.run.start  # noqa: E402
-from training.cli.main import CONFIGS, main, use_task_options  # noqa: E402
-from training.run.targets import leaves  # noqa: E402
+from training.cli.main import main  # noqa: E402
+from training.cli.settings import CONFIGS, compose  # noqa: E402
+from training.run.identity import leaves  # noqa: E402
 
 NUMBERS = ["-1", "0", "1", "2", "0.5", "-0.5", "1.5", "1e-300", "1e300", "1e38", "99999999999", "7"]
 NUMBERS += ["-9223372036854775809", "99999999999999999999999", "nan", "inf", "-inf", "1e3", "0x10"]
@@ -103,11 +104,9 @@ def main_of_benchmark() -> None:
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     torch.set_num_threads(1)
-    training.run.start.train = lambda *_: 0.0  # type: ignore[assignment]
-    training.run.start.set_threads = lambda *_: None  # type: ignore[assignment]
-    use_task_options(arguments.task)
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        defaults = dict(leaves(hydra.compose(arguments.task)))
+    training.run.start.train = lambda *_: 0.0
+    training.run.build.set_threads = lambda *_: None
+    defaults = dict(leaves(compose(arguments.task)))
     del defaults["resume"]  # names a folder
     groups = options(arguments.task)
     codes: Counter[int | str] = Counter()

@@ -34,12 +34,12 @@ import torch  # noqa: E402
 from hydra.core.global_hydra import GlobalHydra  # noqa: E402
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # noqa: E402
 from tensorboard.compat.proto.event_pb2 import Event  # noqa: E402
-from training.run.resume import read_status  # noqa: E402
-from training.run.session import Session  # noqa: E402
 
 from training.cli.main import main  # noqa: E402
-from training.run import checkpoint  # noqa: E402
-from training.run.checkpoint import load_checkpoint, step_files  # noqa: E402
+from training.errors import CheckpointError  # noqa: E402
+from training.run import fit  # noqa: E402
+from training.run.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files  # noqa: E402
+from training.run.status import read_status  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
 TASKS = {
@@ -60,6 +60,8 @@ COMPARED = (
     "visited",
     "finished",
     "best",
+    "best_step",
+    "epoch_loss",
     "window",
 )
 
@@ -89,7 +91,11 @@ def train(task: str, *arguments: str) -> Callable[[], None]:
     def work() -> None:
         sys.argv[:] = [f"scripts/train_{task}.py", *arguments]
         GlobalHydra.instance().clear()
-        main(task)
+        try:
+            main(task)
+        except SystemExit as stop:
+            if stop.code:
+                raise
 
     return work
 
@@ -160,10 +166,10 @@ def random_kills(task: str, settings: list[str], count: int, seconds: float) -> 
         while code:
             resume = [f"resume={folder}"] if (folder / "config.yaml").exists() else []
             process = child(train(task, *(resume or [*settings, f"hydra.run.dir={folder}"])))
-            if done < count:
+            if done < count and random.random() < 0.85:  # the others come to their end
                 if random.random() < 0.9:  # the others may die before they have begun
                     wait_for_training(folder, process)
-                time.sleep(random.random() * seconds / 3)
+                time.sleep(random.random() ** 2 * seconds)  # most of them while it trains
                 os.kill(process, signal.SIGKILL)
             code = finish(process)
             if code == -signal.SIGKILL:
@@ -231,9 +237,7 @@ def dying_at(point: int, half: bool) -> Iterator[list[str]]:
             return File(path, mode)
         return builtins.open(path, mode, *arguments, **options)
 
-    def inside(method: str) -> Callable[..., Any]:
-        real = getattr(Session, method)
-
+    def inside(real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*arguments: Any, **options: Any) -> Any:
             saving.append(True)
             try:
@@ -243,8 +247,8 @@ def dying_at(point: int, half: bool) -> Iterator[list[str]]:
 
         return operation
 
-    for method in ("save", "keep"):
-        setattr(Session, method, inside(method))
+    for saves in ("save", "save_checkpoint"):  # to resume from, with the status; the best weights
+        setattr(fit, saves, inside(getattr(fit, saves)))
     for module, name in ((os, "fsync"), (os, "replace"), (os, "open"), (os, "unlink")):
         setattr(module, name, wrapped(name, getattr(module, name)))
     Path.open = opened  # type: ignore[assignment, method-assign]
@@ -291,8 +295,8 @@ def file_operations(task: str, settings: list[str], most: int) -> int:
 
 def _damaged(path: Path) -> bool:
     try:
-        load_checkpoint(path, checkpoint.RESUME_SCHEMA)
-    except checkpoint.CheckpointError:
+        load_checkpoint(path, RESUME_SCHEMA)
+    except CheckpointError:
         return True
     return False
 

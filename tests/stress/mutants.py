@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,67 +30,85 @@ class Mutant:
     tests: str
 
 
-STATE, LOOP, LOG = "training/state.py", "training/loop.py", "training/log.py"
-CHECKPOINT, SESSION, RUN = "training/checkpoint.py", "training/session.py", "training/run.py"
+RUN = "training/run/"
+STATE, FIT, START = f"{RUN}state.py", f"{RUN}fit.py", f"{RUN}start.py"
+CHECKPOINT, LOG, EVENT_FILE = f"{RUN}checkpoint.py", f"{RUN}log.py", f"{RUN}event_file.py"
+FOLDER, TARGETS, FINISHED = f"{RUN}folder.py", f"{RUN}targets.py", f"{RUN}finished.py"
+LOOP, FINITE, WIDE = "training/loop.py", "training/finite_check.py", "training/wide_output.py"
+RESUME = "training/cli/resume.py"
 SAME = "stopped_run_ends or outside_of_a_step"
 MUTANTS = [
+    # what a checkpoint gives back
     Mutant("random state is not restored", STATE, "set_random_state(random)", "pass", SAME),
-    Mutant("the step is not restored", STATE, 'state["step"], state', "0, state", SAME),
-    Mutant("the position is not restored", STATE, 'trainer.visited = state["visited"]', "", SAME),
-    Mutant("the window is not restored", STATE, 'trainer.window.add(*state["window"])', "", SAME),
+    Mutant("the step is not restored", STATE, '("step", "epoch", "vis', '("epoch", "vis', SAME),
+    Mutant("the epoch is not restored", STATE, '("step", "epoch", "vis', '("step", "vis', SAME),
+    Mutant("the position is not restored", STATE, '"epoch", "visited"):', '"epoch"):', SAME),
+    Mutant(
+        "the window is not restored",
+        STATE,
+        'run.window = RunningLoss(*state["window"])',
+        "pass",
+        SAME,
+    ),
     Mutant(
         "the epoch's loss is not restored",
         STATE,
-        'trainer.epoch_loss.add(*state["epoch_loss"])',
-        "",
+        'run.epoch_loss = RunningLoss(*state["epoch_loss"])',
+        "pass",
         SAME,
     ),
     Mutant(
         "optimizer state is not restored",
         STATE,
         'optimizer.load_state_dict(state["optimizer"])',
-        "",
-        SAME,
-    ),
-    Mutant("weights are not restored", STATE, "load_weights(trainer.model, state, path)", "", SAME),
-    Mutant(
-        "the stored learning rate wins",
-        STATE,
-        "group.update(values)",
-        'group.update(values); trainer.base_lrs = [group["lr"]]',
-        "learning_rate",
-    ),
-    Mutant(
-        "finished epochs are forgotten",
-        SESSION,
-        'self.finished, self.logged_config = state["finished"]',
-        "self.finished, self.logged_config = 0",
-        SAME,
-    ),
-    Mutant(
-        "the best is forgotten",
-        SESSION,
-        'self.best, self.best_step = state["best"], state["best_step"]',
         "pass",
         SAME,
     ),
     Mutant(
-        "log files are not cut back",
-        LOG,
-        "self.file.truncate(min(size, self.file.tell()))",
-        "",
+        "weights are not restored",
+        STATE,
+        "load_weights(training.model, state, path)",
+        "pass",
         SAME,
     ),
     Mutant(
-        "foreign event files stay",
-        LOG,
-        "                file.unlink()",
-        "                pass",
-        "no_checkpoint_knows",
+        "the stored learning rate wins",
+        STATE,
+        "group.update(values)",
+        'group.update(values); training.base_lrs = [group["lr"]]',
+        "learning_rate",
     ),
     Mutant(
-        "the order ignores the epoch", "training/data.py", '"order", epoch', '"order", 1', "order"
+        "the stored optimizer settings win",
+        STATE,
+        "group.update(values)",
+        "pass",
+        "weight_decay_given",
     ),
+    Mutant(
+        "finished epochs are forgotten",
+        STATE,
+        'run.finished, run.best, run.best_step = state["finished"], ',
+        "run.best, run.best_step = ",
+        SAME,
+    ),
+    Mutant(
+        "the best is forgotten",
+        STATE,
+        'run.best, run.best_step = state["finished"], state["best"], state["best_step"]',
+        '_, _ = state["finished"], state["best"], state["best_step"]',
+        SAME,
+    ),
+    Mutant("a lost best.pt is not noticed", START, "check_best(run)", "pass", "lost_best"),
+    Mutant(
+        "the schedule starts anew",
+        LOOP,
+        "self.schedule(self.step + i, num_steps)",
+        "self.schedule(i, num_steps)",
+        SAME,
+    ),
+    Mutant("the order ignores the epoch", "training/data.py", '"order", epoch', '"order"', "order"),
+    # checkpoints
     Mutant(
         "checksums are not compared",
         CHECKPOINT,
@@ -125,11 +144,15 @@ MUTANTS = [
         "synced or file_operation",
     ),
     Mutant(
-        "temporary files stay", CHECKPOINT, "temporary.unlink(missing_ok=True)", "pass", "full_disk"
+        "temporary files stay",
+        CHECKPOINT,
+        "temporary.unlink(missing_ok=True)",
+        "pass",
+        "no_temporary_file",
     ),
     Mutant(
         "damaged files are not set aside",
-        RUN,
+        START,
         "set_aside(folder, damaged)",
         "pass",
         "damaged_newest",
@@ -142,17 +165,10 @@ MUTANTS = [
         "all_checkpoints_damaged",
     ),
     Mutant(
-        "gradients are not checked",
-        LOOP,
-        "for number in (total, *norms))",
-        "for number in (total,))",
-        "not_finite_stops",
-    ),
-    Mutant(
         "NaN weights are written",
-        SESSION,
-        "    bad = first_bad(trainer.model)",
-        "    bad = None",
+        STATE,
+        "if bad := first_bad(training.model):",
+        "if bad := None:",
         "never_written",
     ),
     Mutant(
@@ -162,68 +178,205 @@ MUTANTS = [
         "    bad = None",
         "nan_are_refused",
     ),
+    # the log
     Mutant(
-        "structural changes are taken",
-        "training/resume.py",
-        "    if structural:",
-        "    if False:",
-        "structural",
+        "log files are not cut back",
+        EVENT_FILE,
+        "self.file.truncate(min(size, self.file.tell()))",
+        "pass",
+        SAME,
     ),
     Mutant(
-        "changed data is taken",
-        SESSION,
-        'if state["data"] != self.data:',
-        "if False:",
-        "another_content",
+        "foreign event files stay",
+        LOG,
+        "                file.unlink()",
+        "                pass",
+        "no_checkpoint_knows",
     ),
+    Mutant(
+        "a checkpoint names a log that is not on disk",
+        STATE,
+        "run.log.flush(durable=True)",
+        "run.log.flush()",
+        "log_is_on_disk",
+    ),
+    Mutant(
+        "a log that cannot be written is passed over",
+        EVENT_FILE,
+        "raise unwritable(self.path, error, len(data)) from error",
+        "return 0",
+        "log_that_cannot_be_written",
+    ),
+    Mutant(
+        "a log that cannot be flushed is passed over",
+        EVENT_FILE,
+        "raise unwritable(self.path, error, self.size) from error",
+        "pass",
+        "log_that_cannot_be_written",
+    ),
+    Mutant(
+        "each logged loss is the mean since the start",
+        FIT,
+        "    run.window = RunningLoss()",
+        "    pass",
+        "logged_loss",
+    ),
+    # the run folder
     Mutant(
         "no lock",
-        "training/run_folder.py",
+        FOLDER,
         "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         "second_process",
     ),
     Mutant(
-        "a signal is not obeyed",
-        LOOP,
-        "if agreed(trainer.signals) or trainer.step",
-        "if trainer.step",
-        "signal",
+        "the settings are written before the status",
+        START,
+        '            write_status(folder, **status, message="", resume=again, run=run.identity)\n',
+        "            write_settings(folder, cfg)\n"
+        '            write_status(folder, **status, message="", resume=again, run=run.identity)\n',
+        "between_status_and_settings",
     ),
     Mutant(
-        "a full disk is forgotten",
-        RUN,
-        "        if log.failures:",
-        "        if False:",
-        "some_full_disk",
+        "a folder with a run is taken", FOLDER, "if (folder / CONFIG).exists():", "if 0:", "claimed"
     ),
     Mutant(
-        "a run folder may name Hydra's own",
-        "training/resume.py",
-        'or "hydra" in key[0]',
-        "",
-        "hydra_settings",
+        "a complete run is trained again",
+        START,
+        "if complete and run.finished >=",
+        "if False and run.finished >=",
+        "finished_run_is_left",
     ),
+    Mutant("structural changes are taken", RESUME, "    if structural:", "    if 0:", "structural"),
+    Mutant(
+        "changed data is taken",
+        STATE,
+        'if state["data"] != run.identity["data"]:',
+        "if False:",
+        "another_content",
+    ),
+    Mutant(
+        "resume ignores the settings given",
+        RESUME,
+        "values.append((key, override.value()))",
+        "pass",
+        "learning_rate",
+    ),
+    Mutant(
+        "resume ignores the options given",
+        RESUME,
+        "base[key] = compose(task, [word])[key]",
+        "pass",
+        "learning_rate",
+    ),
+    Mutant(
+        "resume takes settings of Hydra's own",
+        RESUME,
+        'if word.startswith(("-", "hydra")) or',
+        "if",
+        "takes_settings_only",
+    ),
+    # whose code is run
     Mutant(
         "a run folder is trusted",
-        "training/run_folder.py",
+        FINISHED,
         "model = instantiate(nodes[0], trusted)",
-        "model = instantiate(nodes[0], cfg.trusted_targets)",
+        "model = instantiate(nodes[0], trusted, guarded=False)",
         "trust_on_its_own",
     ),
     Mutant(
+        "a run that goes on is trusted",
+        "training/cli/main.py",
+        'guarded=how.get("resumed", False)',
+        "guarded=False",
+        "goes_on_names_code",
+    ),
+    Mutant(
+        "a setting `trusted` is honoured",
+        TARGETS,
+        'str(value["_target_"]), trusted, guarded)',
+        'str(value["_target_"]), value.get("trusted", trusted), guarded)',
+        "trust_on_its_own",
+    ),
+    Mutant(
+        "a teacher's setting `trusted` is honoured",
+        TARGETS,
+        'value["trusted"] = list(trusted)',
+        'value.setdefault("trusted", list(trusted))',
+        "teacher_cannot_be_trusted",
+    ),
+    Mutant(
         "targets in lists are not seen",
-        "training/config.py",
+        TARGETS,
         "    if isinstance(value, list):",
         "    if False:",
         "name_code",
     ),
     Mutant(
         "a target's module is not looked at",
-        "training/config.py",
-        "or not inside(found.__module__)",
-        "",
+        TARGETS,
+        "(is_plain and inside(found.__module__))",
+        "is_plain",
         "name_code",
+    ),
+    # steps
+    Mutant(
+        "gradients are not checked",
+        FINITE,
+        " and math.isfinite(norm.item())",
+        "",
+        "not_finite_stops",
+    ),
+    Mutant(
+        "the check comes after clipping",
+        LOOP,
+        "        training.finite_check(loss, norm, inputs, outputs)",
+        "        clip_grads_with_norm_(parameters, settings.clip_norm or 1e9, norm)\n"
+        "        training.finite_check(loss, norm, inputs, outputs)",
+        "named_before_clipping",
+    ),
+    Mutant(
+        "a step after a skipped one is taken",
+        FINITE,
+        "torch.minimum(self.first_bad_step, step)",
+        "step",
+        "mask_skips",
+    ),
+    Mutant(
+        "a skipped step at the end of an epoch is not noticed",
+        LOOP,
+        "    training.finite_check.raise_if_skipped()",
+        "    pass",
+        "end_of_the_epoch",
+    ),
+    Mutant("evaluation mode stays on", LOOP, "    training.model.train()\n", "", SAME),
+    Mutant(
+        "a signal is not obeyed",
+        FIT,
+        "if agreed_signal(run.signals) or training.step",
+        "if training.step",
+        "signal_is_obeyed",
+    ),
+    Mutant(
+        "many classes ignore bf16",
+        WIDE,
+        'bf16 = training.settings.precision == "bf16"',
+        "bf16 = False",
+        "blocks_are_computed_in_bf16",
+    ),
+    Mutant(
+        "gradients of processes are averaged, not summed",
+        "training/parallel.py",
+        "gradient * dist.get_world_size(), None",
+        "gradient, None",
+        "steps_of_one",
+    ),
+    Mutant(
+        "each process takes the whole batch",
+        LOOP,
+        "rows = slice(*own_share(start, end))",
+        "rows = slice(start, end)",
+        "steps_of_one",
     ),
     Mutant(
         "downloads are not locked",
@@ -233,6 +386,7 @@ MUTANTS = [
         "one_downloads",
     ),
 ]
+FILES = ("resume", "hostile", "training", "stress_gaps", "wide_output", "distributed")
 
 
 def main() -> None:
@@ -242,8 +396,10 @@ def main() -> None:
     word = parser.parse_args().only
     chosen = [mutant for mutant in MUTANTS if word in mutant.name]
     if caught(Mutant("no change", STATE, "", "", " or ".join(m.tests for m in chosen))):
-        raise SystemExit("the tests fail without a mutant; mend them first")
-    alive = [mutant.name for mutant in chosen if not caught(mutant)]
+        raise SystemExit("the tests fail without a mutant; repair them first")
+    with ThreadPoolExecutor(2) as pool:  # each waits for a process of its own
+        verdicts = list(pool.map(caught, chosen))
+    alive = [mutant.name for mutant, dead in zip(chosen, verdicts, strict=True) if not dead]
     print(f"{len(chosen)} mutants, {len(alive)} alive{': ' if alive else ''}{'; '.join(alive)}")
     sys.exit(bool(alive))
 
@@ -261,7 +417,7 @@ def caught(mutant: Mutant) -> bool:
         if text.count(mutant.old) < 1:
             raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file}")
         file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
-        tests = [f"tests/test_{name}.py" for name in ("resume", "hostile", "training")]
+        tests = [f"tests/test_{name}.py" for name in FILES]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-qx", "-n0", "-k", mutant.tests, *tests],
             cwd=copy,

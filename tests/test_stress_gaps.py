@@ -1,0 +1,232 @@
+"""Faults that no other test would notice; `tests/stress/mutants.py` puts each in on purpose."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import SMALL, compose, run_epoch
+from omegaconf import OmegaConf
+from test_training import Classifier, examples, training_of
+from torch import nn
+
+from losses import CrossEntropyLoss
+from training import wide_output
+from training.data import Split
+from training.errors import CheckpointError, ConfigError, DivergedError
+from training.loop import train_epoch
+from training.optimizers import sgd
+from training.run import start as start_module
+from training.run import state
+from training.run.checkpoint import load_checkpoint, step_files, write_file
+from training.run.event_file import GrowingFile
+from training.run.finished import load_run, read_metrics
+from training.run.start import start
+
+TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
+
+
+class Killed(BaseException):
+    pass
+
+
+# --- the run folder
+
+
+def test_a_stop_between_status_and_settings_leaves_a_folder_to_start_in(tmp_path, monkeypatch):
+    written = []
+
+    def dying_at_the_second(real):
+        def write(*arguments, **fields):
+            written.append(real)
+            if len(written) == 2:
+                raise Killed
+            real(*arguments, **fields)
+
+        return write
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for name in ("write_status", "write_settings"):
+            patch.setattr(start_module, name, dying_at_the_second(getattr(start_module, name)))
+        start(compose(*TINY), tmp_path / "run")
+
+    start(compose(*TINY), tmp_path / "run")
+
+    assert load_run(tmp_path / "run").step == 2
+
+
+def test_a_folder_that_holds_a_run_is_claimed(train):
+    folder = train(*TINY)
+
+    with pytest.raises(ConfigError, match="holds another run already"):
+        train(*TINY)
+
+    assert load_run(folder).step == 2
+
+
+def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "x").write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(CheckpointError, match="disk full: 7 bytes needed"):
+        write_file(tmp_path / "x", b"content")
+
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"before"
+
+
+# --- the log
+
+
+def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypatch):
+    synced, saved = [], []
+    fsync, save = os.fsync, state.save_checkpoint
+
+    def recorded(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def checked(content, path, **options):
+        files = [path.parent.parent / name for name in content["log"]]
+        saved.append(len(files) == 2 and all(file.stat().st_ino in synced for file in files))
+        synced.clear()
+        save(content, path, **options)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(state, "save_checkpoint", checked)
+    train(*TINY, "trainer.save_every=1")
+
+    assert len(saved) >= 2 and all(saved)
+
+
+@pytest.mark.parametrize("operation", ["write", "flush"])
+def test_a_log_that_cannot_be_written_ends_the_run(operation, train, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    class FullDisk(GrowingFile):
+        def __init__(self, path, *position):
+            super().__init__(path, *position)
+            names = ("write", "flush", "fileno", "close")
+            usual = {name: getattr(self.file, name) for name in names}
+            self.file = SimpleNamespace(**usual | {operation: full})
+
+    monkeypatch.setattr("training.run.log.GrowingFile", FullDisk)
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.*once that is solved"):
+        train(*TINY)
+
+
+def test_each_logged_loss_is_the_mean_since_the_one_before(train):
+    options = [*TINY, "trainer.max_batches=4", "trainer.save_every=100"]
+    seldom, often = (
+        read_metrics(train(*options, f"trainer.log_every={n}", name=f"every{n}")) for n in (2, 1)
+    )
+
+    losses = [
+        {line["step"]: line["loss"] for line in lines if line["split"] == "train" and "lr" in line}
+        for lines in (seldom, often)
+    ]
+
+    for step, loss in losses[0].items():
+        mean = (losses[1][step - 1] + losses[1][step]) / 2
+        assert loss == pytest.approx(mean, rel=1e-6)
+    assert list(losses[0]) == [2, 4]
+
+
+# --- going on with a run
+
+
+def test_a_weight_decay_given_on_resume_takes_effect(train, tmp_path):
+    folder = train(*TINY)
+    cfg = compose(*TINY, "optimizer.weight_decay=0.5", "trainer.epochs=2")
+
+    start(cfg, folder, resumed=True)
+
+    groups = load_checkpoint(step_files(folder)[0])["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.5}
+
+
+def test_a_run_folder_that_goes_on_names_code_in_vain(command_line, train, tmp_path):
+    folder = train(*TINY)
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}
+    OmegaConf.save(cfg, folder / "config.yaml")
+
+    code, _, err = command_line(f"resume={folder}")
+
+    assert code == 2 and "os.makedirs: not allowed" in err
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_teacher_cannot_be_trusted_by_the_settings_of_its_student(train, tmp_path):
+    teacher, student = train(*TINY, name="teacher"), train(*TINY, name="student")
+    cfg = OmegaConf.load(teacher / "config.yaml")
+    cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}
+    OmegaConf.save(cfg, teacher / "config.yaml")
+    cfg = OmegaConf.load(student / "config.yaml")
+    cfg.loss = {
+        "_target_": "losses.DistillationLoss",
+        "teacher": {
+            "_target_": "training.run.finished.load_teacher",
+            "run": str(teacher),
+            "trusted": ["os"],
+        },
+    }
+    OmegaConf.save(cfg, student / "config.yaml")
+
+    with pytest.raises(ConfigError, match=r"os\.makedirs: not allowed"):
+        load_run(student)
+    assert not (tmp_path / "mark").exists()
+
+
+# --- steps
+
+
+def test_the_gradient_that_is_not_finite_is_named_before_clipping_spreads_it():
+    model = Classifier()
+    model.head.bias.register_hook(lambda gradient: gradient * torch.nan)
+    training = training_of(model, sgd(model.parameters(), lr=0.1), clip_norm=1.0)
+
+    with pytest.raises(DivergedError, match=r"first bad tensor gradient head\.bias"):
+        run_epoch(training, examples(), 1)
+
+
+def test_an_update_that_was_skipped_stops_the_run_at_the_end_of_the_epoch():
+    model, split = Classifier(), examples(8)
+    split.inputs[:] = torch.inf
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    before = model.head.weight.detach().clone()
+    training = training_of(model, optimizer)
+    check = training.finite_check
+    check.masked = True  # as on an accelerator
+    check.bad_loss, check.first_bad_step = torch.zeros(()), torch.full((), torch.inf)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.zeros(())
+
+    with pytest.raises(DivergedError, match="stopped before step 1"):
+        run_epoch(training, split, 1)
+
+    assert training.step == 2 and torch.equal(model.head.weight, before)
+
+
+def test_blocks_are_computed_in_bf16_also_where_features_end_in_float32(monkeypatch):
+    monkeypatch.setattr(wide_output, "WIDE", 1)
+    model = Classifier()
+    model.features = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8))
+    settings = {"batch_size": 10, "shuffle": False, "precision": "bf16"}
+    optimizer = sgd(model.parameters(), lr=0.1)
+    training = training_of(model, optimizer, CrossEntropyLoss(), **settings)
+    seen, addmm = [], torch.addmm
+
+    def recorded(bias, a, b, **out):
+        seen.append({tensor.dtype for tensor in (bias, a, b)})
+        return addmm(bias, a, b, **out)
+
+    monkeypatch.setattr(torch, "addmm", recorded)
+    split = examples()
+    next(train_epoch(training, Split(split.inputs, split.targets)))
+
+    assert seen == [{torch.bfloat16}]
