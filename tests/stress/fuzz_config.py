@@ -106,7 +106,7 @@ def main_of_benchmark() -> None:
     torch.set_num_threads(1)
     training.run.start.train = lambda *_: 0.0
     training.run.build.set_threads = lambda *_: None
-    defaults = dict(leaves(compose(arguments.task)))
+    defaults = leaves(compose(arguments.task))
     del defaults["resume"]  # names a folder
     groups = options(arguments.task)
     codes: Counter[int | str] = Counter()

@@ -233,4 +233,4 @@ def _known_names(task: str) -> list[str]:
     """Return every group and setting of the task as a plain start composes it."""
     cfg = compose(task, hydra_too=True)
     groups = [g for g in cfg.hydra.runtime.choices if not g.startswith("hydra/")]
-    return groups + [key for key, _ in leaves(cfg) if not key.startswith("hydra.")]
+    return groups + [key for key in leaves(cfg) if not key.startswith("hydra.")]

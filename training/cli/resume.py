@@ -71,8 +71,8 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
                     f"{word}: is many settings at once; give those that should change"
                 )
             base[key] = compose(task, [word])[key]
-        elif override.is_add() or override.is_delete() or key not in dict(leaves(base)):
-            raise ConfigError(f"{word}: no such setting{did_you_mean(key, dict(leaves(base)))}")
+        elif override.is_add() or override.is_delete() or key not in leaves(base):
+            raise ConfigError(f"{word}: no such setting{did_you_mean(key, leaves(base))}")
         else:
             values.append((key, override.value()))
     cfg = copy.deepcopy(base)
@@ -90,7 +90,7 @@ def is_group(key: str, task: str) -> bool:
 
 def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:
     """Show what differs from the run's own settings, and refuse what its state belongs to."""
-    before, now = dict(leaves(stored)), dict(leaves(cfg))
+    before, now = leaves(stored), leaves(cfg)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         table = Table("setting", "of the run", "now", "")

@@ -61,7 +61,7 @@ def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
     `defaults` is the same choice of options without any value changed. A default of null accepts
     whatever the constructor behind it does.
     """
-    expected, given = dict(leaves(defaults)), dict(leaves(cfg))
+    expected, given = leaves(defaults), leaves(cfg)
     for key in expected:
         if key not in given:
             raise ConfigError(f"{key}={{}}: must be one value")

@@ -53,7 +53,9 @@ def with_folder(words: list[str], task: str) -> tuple[list[str], Path | None]:
     keys += cfg.hydra.job.config.override_dirname.exclude_keys
     chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
     experiment = [o.value() for o in fixed if o.key_or_group == "experiment"] or ["sweep"]
-    named = {key: str(value) for key, value in leaves(cfg) if not key.startswith(NOT_IN_NAME)}
+    named = {
+        key: str(value) for key, value in leaves(cfg).items() if not key.startswith(NOT_IN_NAME)
+    }
     named |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
     name = "-".join(re.findall(r"\w+", str(experiment[-1])))
     folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{name}-{digest(named)}")

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def identity(cfg: DictConfig, loss: str, protocol: str, data: str) -> dict[str, 
 def comparable_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that figures depend on, seed apart; what follows the seed unresolved."""
     settings: dict[str, Any] = {}
-    for key, raw in leaves(cfg):
+    for key, raw in leaves(cfg).items():
         if key.startswith(LEFT_OUT):
             continue
         value = raw
@@ -81,18 +81,20 @@ def code_version(packages: Iterable[str]) -> str:
     return sha.hexdigest()[:8]
 
 
-def leaves(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of every setting, interpolations as they are written."""
+def leaves(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
+    """Return every setting by its dotted key, interpolations as they are written."""
+    found: dict[str, Any] = {}
     for key in map(str, cfg):
         name = f"{prefix}{key}"
         if OmegaConf.is_missing(cfg, key):
-            yield name, REQUIRED
+            found[name] = REQUIRED
         elif OmegaConf.is_interpolation(cfg, key):
-            yield name, cfg._get_node(key)._value()  # type: ignore[union-attr]
+            found[name] = cfg._get_node(key)._value()  # type: ignore[union-attr]
         elif isinstance(cfg[key], DictConfig):
-            yield from leaves(cfg[key], f"{name}.")
+            found |= leaves(cfg[key], f"{name}.")
         else:
-            yield name, cfg[key]
+            found[name] = cfg[key]
+    return found
 
 
 def digest(content: Any) -> str:

@@ -88,7 +88,7 @@ def _name_setting(node: DictConfig, key: str, message: str) -> str:
     """Begin the message with the setting it is about, or with the one that it was taken from."""
     argument = message.split("=")[0].split(" ")[0]
     root = node._get_root()
-    raw = dict(leaves(root)).get(f"{key}.{argument}") if isinstance(root, DictConfig) else None
+    raw = leaves(root).get(f"{key}.{argument}") if isinstance(root, DictConfig) else None
     source = re.fullmatch(r"\$\{([\w.]+)\}", str(raw))
     return message.replace(argument, source[1] if source else f"{key}.{argument}", 1)
 
