@@ -14,7 +14,7 @@ def help_text(task: str) -> str:
         lines += [f"{folder.name}: {', '.join(file.stem for file in files)}"]
         for file in files:
             comments = [line for line in file.read_text().split("\n") if "@package" not in line]
-            lines += [f"    {file.stem:<18}{comments[0].removeprefix('# ')}"]
+            lines += [f"    {file.stem:<24}{comments[0].removeprefix('# ')}"]
     return "\n".join(
         [
             *lines,
@@ -24,5 +24,6 @@ def help_text(task: str) -> str:
             "resume=FOLDER|auto     go on with a run that was stopped (auto: the newest)",
             "debug=smoke            every stage of the script on a sliver of the data",
             "--hydra-help           what Hydra itself can do, tab completion among it",
+            "--trust PACKAGE        a package of your own that a run folder may name (resume=)",
         ]
     )
