@@ -14,6 +14,7 @@ from losses import CrossEntropyLoss
 from training import wide_output
 from training.data import Split
 from training.errors import CheckpointError, ConfigError, DivergedError
+from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.optimizers import sgd
 from training.run import start as start_module
@@ -22,6 +23,7 @@ from training.run.checkpoint import load_checkpoint, step_files, write_file
 from training.run.event_file import GrowingFile
 from training.run.finished import load_run, read_metrics
 from training.run.start import start
+from training.run.status import read_status
 
 TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
 
@@ -103,7 +105,7 @@ def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypa
 
 
 @pytest.mark.parametrize("operation", ["write", "flush"])
-def test_a_log_that_cannot_be_written_ends_the_run(operation, train, monkeypatch):
+def test_a_log_that_cannot_be_written_ends_the_run(operation, train, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -118,6 +120,9 @@ def test_a_log_that_cannot_be_written_ends_the_run(operation, train, monkeypatch
 
     with pytest.raises(CheckpointError, match=r"No space left on device.*once that is solved"):
         train(*TINY)
+
+    status = read_status(tmp_path / "run")
+    assert (status["status"], status["exit_code"]) == ("failed", 5)
 
 
 def test_each_logged_loss_is_the_mean_since_the_one_before(train):
@@ -212,10 +217,21 @@ def test_an_update_that_was_skipped_stops_the_run_at_the_end_of_the_epoch():
     assert training.step == 2 and torch.equal(model.head.weight, before)
 
 
+def test_an_epoch_after_an_evaluation_trains_with_dropout_again():
+    model = Classifier()
+    training = training_of(model, sgd(model.parameters(), lr=0.1))
+    evaluate(model, CrossEntropyLoss(), examples(), 3)
+    assert not model.training
+
+    next(train_epoch(training, examples()))
+
+    assert model.training
+
+
 def test_blocks_are_computed_in_bf16_also_where_features_end_in_float32(monkeypatch):
     monkeypatch.setattr(wide_output, "WIDE", 1)
     model = Classifier()
-    model.features = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8))
+    model.features, model.head = nn.Identity(), nn.Linear(5, 3)
     settings = {"batch_size": 10, "shuffle": False, "precision": "bf16"}
     optimizer = sgd(model.parameters(), lr=0.1)
     training = training_of(model, optimizer, CrossEntropyLoss(), **settings)

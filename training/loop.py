@@ -55,7 +55,7 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         if several_processes:
             total, normaliser = sum_over_processes(total, normaliser)
         loss = total if loss_fn.reduction == "sum" else total / normaliser.clamp(min=TINY)
-        optimizer.zero_grad()
+        zero_grad(parameters)
         loss.backward()
         norm = gradient_norm(parameters)
         training.finite_check(loss, norm, inputs, outputs)  # before clipping: it makes NaN of inf
@@ -66,6 +66,12 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         training.visited += num_examples
         yield Update(total.detach(), normaliser, num_examples)
     training.finite_check.raise_if_skipped()
+
+
+def zero_grad(parameters: list[nn.Parameter]) -> None:
+    """Drop all gradients; `optimizer.zero_grad` does the same in ten times as long."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:

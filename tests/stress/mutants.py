@@ -349,7 +349,9 @@ MUTANTS = [
         "    pass",
         "end_of_the_epoch",
     ),
-    Mutant("evaluation mode stays on", LOOP, "    training.model.train()\n", "", SAME),
+    Mutant(
+        "evaluation mode stays on", LOOP, "    training.model.train()\n", "", "with_dropout_again"
+    ),
     Mutant(
         "a signal is not obeyed",
         FIT,

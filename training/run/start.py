@@ -90,6 +90,7 @@ def train(run: TrainingRun, columns: list[str], again: str) -> float:
             if status != "interrupted":
                 run.log.end(success=False)
             run.log.flush()
+        with suppress(CheckpointError):  # the status may be writable where the log is not
             end(run, status, str(error), getattr(error, "exit_code", 1))
         if status == "interrupted":
             step = run.training.step
