@@ -240,6 +240,13 @@ def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
     assert again[1:] == ["--nnodes=2", "--nproc-per-node=2", "train.py"]
 
 
+@pytest.mark.parametrize("words", [["--trust"], ["--trust", "seed=2"], ["--trust=a b"]])
+def test_trust_names_a_package(words, command_line):
+    code, _, err = command_line(*words)
+
+    assert code == 2 and err.endswith("must be the name of a package\n")
+
+
 def test_two_runs_of_one_second_get_two_folders(command_line):
     for _ in range(2):
         assert command_line(*LIGHT)[0] == 0

@@ -119,6 +119,40 @@ def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypa
     assert all(run.status == "complete" for run in find_runs([folder]))
 
 
+@pytest.mark.usefixtures("no_page")
+def test_a_job_whose_folder_has_other_settings_is_refused(command_line, monkeypatch):
+    words = ("-m", *LIGHT, "loss=focal", "hydra.sweep.dir=sweep", "trainer.save_every=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.run.start.finish", lambda *_: 1 / 0)
+        assert command_line(*words)[0] == 1
+
+    code, _, err = command_line(*words, "loss.gamma=3")
+    assert code == 2 and "loss.gamma=3: cannot change on resume" in err
+
+    assert command_line(*words)[0] == 0
+
+
+@pytest.mark.usefixtures("no_page")
+def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monkeypatch, tmp_path):
+    (tmp_path / "mine_to_sweep.py").write_text(
+        "from losses import FocalLoss\nclass Mine(FocalLoss): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("loss=focal", "loss._target_=mine_to_sweep.Mine", "hydra.sweep.dir=sweep")
+    with monkeypatch.context() as patch:
+        patch.setattr("training.run.start.finish", lambda *_: 1 / 0)
+        assert command_line("-m", *LIGHT, *own)[0] == 1
+
+    code, out, err = command_line("-m", *LIGHT, *own)  # what is typed here needs no --trust
+    assert code == 0, err
+
+    (job,) = (f for f in Path("sweep").iterdir() if f.is_dir())
+    more = ("trainer.epochs=2", f"resume={job}")
+    code, _, err = command_line(*more)
+    assert code == 2 and "--trust my_package" in err
+    assert command_line("--trust", "mine_to_sweep", *more)[0] == 0
+
+
 def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept():
     def folder(*words):
         return with_folder(["-m", *words], "ngram")[1]

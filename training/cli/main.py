@@ -1,6 +1,7 @@
 """The command line of both tasks: compose the settings, check them, run; a mistake is one line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -118,6 +119,9 @@ def run_command(command: Command, is_first_to_fail: Callable[[], bool] = lambda:
 
 
 def _run_command(command: Command) -> int:
+    for package in command.trusted:
+        if not re.fullmatch(r"[\w.]+", package):
+            raise ConfigError(f"--trust {package}: must be the name of a package")
     find_shared_options()
     task, words = command.task, command.words
     folder = _from_main(lambda: run_to_resume(words, task))
@@ -126,7 +130,8 @@ def _run_command(command: Command) -> int:
             raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
         cfg = _from_main(lambda: resumed_settings(folder, words, task))
         command.started = True
-        _start(cfg, folder, command, resumed=True, loss=read_status(folder)["run"]["loss"])
+        loss = read_status(folder)["run"]["loss"]
+        _start(cfg, folder, command, guarded=True, resumed=True, loss=loss)
         return 0
     if MULTIRUN & set(words):
         if "RANK" in os.environ:
@@ -193,13 +198,15 @@ def _run(cfg: DictConfig, folder: Path, command: Command, **how: bool) -> float:
         raise type(error)(f"{error} ({' '.join(given)})") from error
 
 
-def _start(cfg: DictConfig, folder: Path, command: Command, **how: Any) -> float:
+def _start(
+    cfg: DictConfig, folder: Path, command: Command, *, guarded: bool = False, **how: Any
+) -> float:
     # torch: only once the settings are known to compose
     from training.distributed import lost_process_named
     from training.run.build import Trust
     from training.run.start import start
 
-    trust = Trust(command.trusted, guarded=how.get("resumed", False))
+    trust = Trust(command.trusted, guarded)
     cfg.resume = None
     with lost_process_named():
         return start(cfg, folder, trust=trust, command=command.again, **how)

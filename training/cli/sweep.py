@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.cli.comparison import compare
+from training.cli.resume import refuse_changes
 from training.cli.runs import Run, read_run
 from training.cli.settings import compose
 from training.cli.tables import print_comparison, write_files
@@ -69,7 +70,10 @@ def run_job(cfg: DictConfig, folder: Path, run: Callable[..., float]) -> float:
         print(f"{folder.name}: complete already", flush=True)
         return 0.0
     try:
-        nll = run(quiet=True, resumed=(folder / CONFIG).exists())
+        resumed = (folder / CONFIG).exists()
+        if resumed:  # an interrupted job of this sweep, unless its folder has another's
+            _refuse_other_settings(folder, cfg)
+        nll = run(quiet=True, resumed=resumed)
         print(f"{folder.name}: {_result(read_run(folder))}", flush=True)
         return nll
     except UserError as error:
@@ -80,6 +84,14 @@ def run_job(cfg: DictConfig, folder: Path, run: Callable[..., float]) -> float:
         traceback.print_exc()
         _failed(folder, cfg.task, repr(error), 1)
     return float("inf")
+
+
+def _refuse_other_settings(folder: Path, cfg: DictConfig) -> None:
+    # torch, which a job that is complete need not have met
+    from training.run.finished import read_config
+    from training.run.folder import kept_settings
+
+    refuse_changes(read_config(folder), kept_settings(cfg))
 
 
 def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:

@@ -64,12 +64,17 @@ def set_aside(folder: Path, damaged: list[Path]) -> None:
 
 
 def write_settings(folder: Path, cfg: DictConfig) -> None:
-    """Write the settings, interpolations unresolved, but for what only Hydra's command knows."""
+    """Write the settings of a run."""
+    write_file(folder / CONFIG, OmegaConf.to_yaml(kept_settings(cfg)).encode())
+
+
+def kept_settings(cfg: DictConfig) -> DictConfig:
+    """Return settings as a folder has them: unresolved, but for what only Hydra's command knows."""
     kept = OmegaConf.create({key: cfg._get_node(key) for key in cfg})
     for key, value in leaves(cfg).items():
         if "${hydra:" in str(value):
             OmegaConf.update(kept, key, OmegaConf.select(cfg, key))
-    write_file(folder / CONFIG, OmegaConf.to_yaml(kept).encode())
+    return kept
 
 
 def write_status(folder: Path, **fields: Any) -> None:

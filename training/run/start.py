@@ -67,7 +67,9 @@ def start(
         again = shlex.join([*command, f"resume={from_here(folder)}"])
         if is_main():
             status = {"status": "running", "step": run.training.step, "task": cfg.task}
-            write_status(folder, **status, message="", resume=again, run=run.identity)
+            write_status(
+                folder, **status, message="", exit_code=None, resume=again, run=run.identity
+            )
             write_settings(folder, cfg)  # last, because it makes a run of the folder
         return train(run, list(cfg.table), again)
 
