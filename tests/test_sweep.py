@@ -143,7 +143,7 @@ def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monke
         patch.setattr("training.run.start.finish", lambda *_: 1 / 0)
         assert command_line("-m", *LIGHT, *own)[0] == 1
 
-    code, out, err = command_line("-m", *LIGHT, *own)  # what is typed here needs no --trust
+    code, _, err = command_line("-m", *LIGHT, *own)  # what is typed here needs no --trust
     assert code == 0, err
 
     (job,) = (f for f in Path("sweep").iterdir() if f.is_dir())

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the person at the keyboard can mend; printed as one line, no traceback."""
+    """A mistake that the person at the keyboard can fix; printed as one line, no traceback."""
 
     exit_code = 1
 

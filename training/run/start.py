@@ -66,10 +66,9 @@ def start(
             console.print(f"resuming at step {run.training.step}")
         again = shlex.join([*command, f"resume={from_here(folder)}"])
         if is_main():
-            status = {"status": "running", "step": run.training.step, "task": cfg.task}
-            write_status(
-                folder, **status, message="", exit_code=None, resume=again, run=run.identity
-            )
+            status = {"status": "running", "step": run.training.step, "message": ""}
+            status |= {"task": cfg.task, "exit_code": None, "resume": again, "run": run.identity}
+            write_status(folder, **status)
             write_settings(folder, cfg)  # last, because it makes a run of the folder
         return train(run, list(cfg.table), again)
 
