@@ -16,7 +16,7 @@ from losses import CrossEntropyLoss, LogitsMSELoss, OneVsRestBCELoss
 from training.data import Split, epoch_order
 from training.errors import DivergedError
 from training.evaluation import evaluate
-from training.loop import Training, gradient_norm
+from training.loop import Training, gradient_norms
 from training.optimizers import Constant, WarmupCosine, adamw, sgd
 from training.run.finished import load_run, read_metrics
 from training.settings import TrainerSettings
@@ -220,7 +220,7 @@ def test_the_mask_skips_the_bad_update_and_all_after_it(kind):
         logits = model(inputs)
         loss = logits.sum() * scale
         loss.backward()
-        check(loss.detach(), gradient_norm(list(model.parameters())), inputs, logits)
+        check(loss.detach(), gradient_norms(list(model.parameters())), inputs, logits)
         optimizer.step()
         training.step += 1
         weights.append(model.head.weight.detach().clone())
@@ -230,13 +230,13 @@ def test_the_mask_skips_the_bad_update_and_all_after_it(kind):
         check.raise_if_skipped()
 
 
-def test_the_norm_is_that_of_the_whole_gradient():
+def test_there_is_a_norm_of_each_gradient():
     parameters = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(3)), nn.Parameter()]
     parameters[0].grad, parameters[1].grad = torch.full((4,), 5.0), torch.tensor([1.0, -2, 3])
 
-    norm = gradient_norm(parameters)
+    norms = gradient_norms(parameters)
 
-    assert norm.item() == pytest.approx(math.sqrt(100 + 14), rel=1e-6)
+    assert [norm.item() for norm in norms] == pytest.approx([10, math.sqrt(14)], rel=1e-6)
 
 
 @pytest.mark.parametrize("bound", [0.0, 0.1, 1e9])

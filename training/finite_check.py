@@ -32,18 +32,19 @@ class FiniteCheck:
             optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
             optimizer.grad_scale = None  # type: ignore[attr-defined]
 
-    def __call__(self, loss: Tensor, norm: Tensor, inputs: Tensor, outputs: Tensor) -> None:
-        """Raise `DivergedError`, or mask the step, where `loss` or `norm` is not finite.
+    def __call__(self, loss: Tensor, norms: list[Tensor], inputs: Tensor, outputs: Tensor) -> None:
+        """Raise `DivergedError`, or mask the step, where `loss` or a norm is not finite.
 
         `inputs` and `outputs` of the model are looked at for the first tensor that is not finite.
         """
         if not self.masked:
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            if not all(math.isfinite(number.item()) for number in (loss, *norms)):
                 raise self._diverged(self.training.step, loss, inputs=inputs, outputs=outputs)
             return
         loss = loss.detach()
         this_step = float(self.training.step)
-        step = torch.where((loss + norm).isfinite(), torch.inf, this_step)
+        is_good = torch.stack([loss, *norms]).isfinite().all()
+        step = torch.where(is_good, torch.inf, this_step)
         self.bad_loss = torch.where(self.first_bad_step.isfinite(), self.bad_loss, loss)
         self.first_bad_step = torch.minimum(self.first_bad_step, step)
         found_inf = self.first_bad_step.isfinite().float()

@@ -57,9 +57,10 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         loss = total if loss_fn.reduction == "sum" else total / normaliser.clamp(min=TINY)
         zero_grad(parameters)
         loss.backward()
-        norm = gradient_norm(parameters)
-        training.finite_check(loss, norm, inputs, outputs)  # before clipping: it makes NaN of inf
+        norms = gradient_norms(parameters)
+        training.finite_check(loss, norms, inputs, outputs)  # before clipping: it makes NaN of inf
         if settings.clip_norm > 0:
+            norm = torch.linalg.vector_norm(torch.stack(norms))  # of the whole gradient
             clip_grads_with_norm_(parameters, settings.clip_norm, norm)
         optimizer.step()
         training.step += 1
@@ -74,10 +75,9 @@ def zero_grad(parameters: list[nn.Parameter]) -> None:
         parameter.grad = None
 
 
-def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """Return the Euclidean norm of the whole gradient."""
-    norms = torch._foreach_norm([g for p in parameters if (g := p.grad) is not None])
-    return torch.linalg.vector_norm(torch.stack(norms))
+def gradient_norms(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Return the Euclidean norm of the gradient of each parameter."""
+    return list(torch._foreach_norm([g for p in parameters if (g := p.grad) is not None]))
 
 
 @dataclass

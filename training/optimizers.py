@@ -9,6 +9,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from training.errors import check_setting
+
 Schedule = Callable[[int, int], float]  # step (from 0), number of steps -> factor on the rate
 Kind = TypeVar("Kind", bound=type[torch.optim.Optimizer])
 
@@ -35,9 +37,9 @@ def sgd(
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """Return torch's SGD; torch itself takes a NaN learning rate and a momentum of 5."""
-    _check("lr", lr, lr > 0, "above 0")
-    _check("momentum", momentum, 0 <= momentum < 1, "in [0, 1)")
-    _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+    check_setting("lr", lr, 0 < lr < math.inf, "a number above 0")
+    check_setting("momentum", momentum, 0 <= momentum < 1, "a number in [0, 1)")
+    check_setting("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more")
     if nesterov and momentum == 0:
         raise ValueError("nesterov=true needs a momentum above 0, got momentum=0")
     parameters = list(parameters)
@@ -60,13 +62,14 @@ def adamw(
     weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
     """Return torch's AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
-    _check("lr", lr, lr > 0, "above 0")
-    _check("eps", eps, eps > 0, "above 0")
-    _check("weight_decay", weight_decay, weight_decay >= 0, "at least 0")
+    check_setting("lr", lr, 0 < lr < math.inf, "a number above 0")
+    check_setting("eps", eps, 0 < eps < math.inf, "a number above 0")
+    check_setting("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
     longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
-    _check("lr", lr, longest < 3e38, "that fits into float32 when divided by 1 - betas[0]")
+    fits = "a number that fits into float32 when divided by 1 - betas[0]"
+    check_setting("lr", lr, longest < 3e38, fits)
     return AdamW(
         parameters,
         lr=lr,
@@ -89,9 +92,8 @@ class WarmupCosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
-        _check("final", self.final, 0 <= self.final <= 1, "in [0, 1]")
+        check_setting("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more")
+        check_setting("final", self.final, 0 <= self.final <= 1, "a number in [0, 1]")
 
     def __call__(self, step: int, num_steps: int) -> float:
         """Return the factor at `step`, from 0, of `num_steps`."""
@@ -109,8 +111,3 @@ class Constant:
     def __call__(self, step: int, num_steps: int) -> float:
         """Return 1."""
         return 1.0
-
-
-def _check(name: str, value: float, good: bool, allowed: str) -> None:
-    if not (good and math.isfinite(value)):
-        raise ValueError(f"{name} must be a number {allowed}, got {value}")

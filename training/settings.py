@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from training.errors import check_setting
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -39,14 +41,12 @@ class TrainerSettings:
         counts = ("epochs", "batch_size", "evaluate_every", "log_every", "save_every")
         for name in (*counts, "max_batches"):
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= 10**9:
-                raise ValueError(f"{name} must be from 1 to 10**9, got {value}")
-        if not 0 <= self.clip_norm < math.inf:
-            raise ValueError(f"clip_norm must be at least 0 (0: no clipping), got {self.clip_norm}")
-        if self.precision not in ("float32", "bf16"):
-            raise ValueError(f"precision must be float32 or bf16, got {self.precision}")
-        if not 0 <= self.figures <= 100:
-            raise ValueError(f"figures must be from 0 to 100, got {self.figures}")
+            is_allowed = value is None or 1 <= value <= 10**9
+            check_setting(name, value, is_allowed, "from 1 to 10**9")
+        clip_norm, precision = self.clip_norm, self.precision
+        check_setting("clip_norm", clip_norm, 0 <= clip_norm < math.inf, "0 (no clipping) or more")
+        check_setting("precision", precision, precision in ("float32", "bf16"), "float32 or bf16")
+        check_setting("figures", self.figures, 0 <= self.figures <= 100, "from 0 to 100")
 
     @property
     def max_rows(self) -> int | None:

@@ -330,9 +330,9 @@ MUTANTS = [
     Mutant(
         "the check comes after clipping",
         LOOP,
-        "        training.finite_check(loss, norm, inputs, outputs)",
+        "        training.finite_check(loss, norms, inputs, outputs)",
         "        clip_grads_with_norm_(parameters, settings.clip_norm or 1e9, norm)\n"
-        "        training.finite_check(loss, norm, inputs, outputs)",
+        "        training.finite_check(loss, norms, inputs, outputs)",
         "named_before_clipping",
     ),
     Mutant(
