@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from training.errors import DataError
 
-Augment = Callable[[Tensor, Tensor, int], Tensor]
+Augment = Callable[["Split", Tensor, int], tuple[Tensor, Tensor]]
+Examples = tuple[Any, Any] | Dataset[Any]  # (inputs, targets), or items that are such pairs
 NAMES = ("train", "val", "calibration", "test")
 
 
@@ -17,30 +20,45 @@ NAMES = ("train", "val", "calibration", "test")
 class Split:
     """Examples as tensors on one device; a batch is an index into them.
 
-    inputs (N, ...) and targets (N, ...) share their first axis. An empty split (N = 0) is a split
-    that the data does not have. `augment(inputs, indices, epoch)` changes a training batch; its
-    randomness is a function of the seed, the epoch and each example's index.
+    inputs (N, ...) and targets (N,) or (N, d1, ...) share their first axis. An empty split (N = 0)
+    is a split that the data does not have. `augment(split, indices, epoch)` returns the inputs and
+    targets of a training batch; its randomness is a function of the seed, the epoch and each
+    example's index. A model is given (inputs - mean) / std, as float32, where the split has a
+    `mean` and a `std` that fit the inputs of one example.
     """
 
     inputs: Tensor
     targets: Tensor
     augment: Augment | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batch(self, rows: Tensor | slice, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return the (inputs, targets) of a training batch: those of `rows`."""
-        inputs, targets = self.inputs[rows], self.targets[rows]
-        if self.augment:
+    def batch(self, rows: Tensor | slice, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the (inputs, targets) of `rows`, for training in `epoch` where one is given."""
+        if self.augment and epoch is not None:
             if isinstance(rows, slice):
-                rows = torch.arange(len(self), device=targets.device)[rows]
-            inputs = self.augment(inputs, rows, epoch)
-        return inputs, targets
+                rows = torch.arange(len(self), device=self.targets.device)[rows]
+            inputs, targets = self.augment(self, rows, epoch)
+        else:
+            inputs, targets = self.inputs[rows], self.targets[rows]
+        return self.normalised(inputs), targets
+
+    def normalised(self, inputs: Tensor) -> Tensor:
+        """Return inputs as a model is given them."""
+        if self.mean is None or self.std is None:
+            return inputs
+        return (inputs.float() - self.mean) / self.std
 
     def to(self, device: torch.device) -> "Split":
         """Return the same examples on `device`."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        fields: dict[str, Any] = {}
+        for name in ("inputs", "targets", "mean", "std"):
+            tensor = getattr(self, name)
+            fields[name] = None if tensor is None else tensor.to(device)
+        return replace(self, **fields)
 
     def first(self, n: int) -> "Split":
         """Return the first `n` examples."""
@@ -81,7 +99,7 @@ class Splits:
             bad &= split.targets != ignore_index
             what = f"a target that is none of {self.num_classes} classes (from 0)"
             if not bad.any() and split.inputs.is_floating_point():
-                bad = ~split.inputs.flatten(1).isfinite().all(1)
+                bad = ~split.inputs[..., None].flatten(1).isfinite().all(1)
                 what = "an input that is not finite"
             if bad.any():
                 row = int(bad.nonzero()[0, 0])
@@ -95,6 +113,64 @@ class Splits:
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
                 digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def make_splits(
+    train: Examples,
+    *,
+    val: Examples | None = None,
+    calibration: Examples | None = None,
+    test: Examples | None = None,
+    class_names: Sequence[str] = (),
+    protocol: str = "",
+) -> Splits:
+    """Return splits of examples that are at hand.
+
+    Each is a pair (inputs (N, ...), targets (N,) or (N, d1, ...)) of tensors or arrays, or a torch
+    `Dataset` whose items are such pairs. float64 inputs become float32, as models have it. Without
+    `val`, the training split chooses the best weights; without `calibration`, no temperature is
+    fitted; without `test`, `val` is reported on.
+
+    Args:
+        train: examples to train on.
+        val: examples that choose the best weights.
+        calibration: examples that the temperature is fitted on.
+        test: examples that are measured at the end.
+        class_names: one per class; by default the numbers from 0 to the largest target.
+        protocol: what the data is called beside the figures.
+
+    Raises:
+        ValueError: inputs and targets are not as many, or targets are no whole numbers.
+    """
+    given = {"train": train, "val": val, "calibration": calibration, "test": test}
+    found = {name: _read(name, pair) for name, pair in given.items() if pair is not None}
+    empty = found["train"].first(0)
+    splits = {name: found.get(name, empty) for name in NAMES}
+    largest = max(int(split.targets.max()) for split in found.values() if len(split))
+    names = tuple(class_names) or tuple(str(k) for k in range(largest + 1))
+    targets = splits["train"].targets.flatten()
+    sizes = " / ".join(f"{len(split):,}" for split in splits.values())
+    return Splits(
+        **splits,
+        class_counts=torch.bincount(targets[targets >= 0], minlength=len(names)),
+        class_names=names,
+        protocol=protocol or f"{len(names)} classes, {sizes} train / val / calibration / test",
+    )
+
+
+def _read(name: str, examples: Examples) -> Split:
+    if isinstance(examples, Dataset):
+        items = [examples[i] for i in range(len(examples))]  # type: ignore[arg-type]
+        inputs = torch.stack([torch.as_tensor(inputs) for inputs, _ in items])
+        targets = torch.stack([torch.as_tensor(targets) for _, targets in items])
+    else:
+        inputs, targets = (torch.as_tensor(part) for part in examples)
+    if len(inputs) != len(targets) or targets.is_floating_point():
+        raise ValueError(
+            f"{name} must be as many inputs as targets, which are whole numbers; got inputs"
+            f" {tuple(inputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}"
+        )
+    return Split(inputs.float() if inputs.dtype == torch.float64 else inputs, targets.long())
 
 
 def check_shares(split: Sequence[float]) -> None:

@@ -112,13 +112,14 @@ def logits_of(
     batches: a row's logits do not depend on who computes them.
     """
     model.eval()
-    rows, part = (max(1, n // num_classes) for n in (CHUNK_LOGITS, PART_LOGITS))
+    positions = max(1, math.prod(split.targets.shape[1:]))  # of each example, that have a target
+    rows, part = (max(1, n // num_classes // positions) for n in (CHUNK_LOGITS, PART_LOGITS))
     total = min(len(split), max_rows or len(split))
     turn, turns = (rank(), world_size()) if shared else (0, 1)
-    for start in range(turn * FEATURE_ROWS, total, turns * FEATURE_ROWS):
-        batch = slice(start, min(total, start + FEATURE_ROWS))
-        inputs, targets = split.inputs[batch], split.targets[batch]
-        if not hasattr(model, "features"):
+    size = max(1, FEATURE_ROWS // positions)
+    for start in range(turn * size, total, turns * size):
+        inputs, targets = split.batch(slice(start, min(total, start + size)))
+        if not (hasattr(model, "features") and hasattr(model, "head")):
             yield from _pieces(part, model(inputs), inputs, targets)
             continue
         features = model.features(inputs)  # type: ignore[operator]
@@ -158,7 +159,8 @@ def measure(
     total = min(len(split), max_rows or len(split))
     for start in range(0, total, rows):
         batch = slice(start, min(total, start + rows))
-        metrics.update(log_probs_of(split.inputs[batch].cpu()), split.targets[batch].cpu())
+        inputs, targets = split.batch(batch)
+        metrics.update(log_probs_of(inputs.cpu()), targets.cpu())
     return metrics.compute()
 
 

@@ -1,0 +1,121 @@
+"""metrics.report: one call for labels and logits, probabilities or log-probabilities."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.metrics import accuracy_score, log_loss
+
+import metrics
+
+
+@pytest.fixture
+def data():
+    generator = np.random.default_rng(3)
+    logits = 2 * generator.normal(size=(4000, 5))
+    uniform = generator.uniform(size=(4000, 1))
+    true_probs = np.exp(logits / 2) / np.exp(logits / 2).sum(1, keepdims=True)  # T = 2 is right
+    labels = (true_probs.cumsum(1) < uniform).sum(1).clip(max=4)
+    return labels, logits
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def test_the_figures_are_those_of_scikit_learn(data):
+    labels, logits = data
+
+    figures = metrics.report(labels, logits=logits).to_dict()
+
+    probs = softmax(logits)
+    assert figures["nll"] == pytest.approx(log_loss(labels, probs), rel=1e-12)
+    assert figures["accuracy"] == accuracy_score(labels, probs.argmax(1))
+    assert figures["brier"] == pytest.approx(((probs - np.eye(5)[labels]) ** 2).sum(1).mean())
+
+
+def test_the_three_kinds_and_both_libraries_agree(data):
+    labels, logits = data
+    probs = softmax(logits)
+
+    want = metrics.report(labels, logits=logits).to_dict()
+
+    for given in (
+        metrics.report(labels, probs=probs),
+        metrics.report(torch.tensor(labels), log_probs=torch.tensor(np.log(probs))),
+        metrics.report(labels.astype(np.float32), logits=torch.tensor(logits, requires_grad=True)),
+    ):
+        got = given.to_dict()
+        assert got.keys() == want.keys()
+        assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-9, atol=1e-12)
+
+
+def test_targets_of_more_axes_are_scored_as_rows(data):
+    labels, logits = data
+    image_logits = logits.reshape(10, 20, 20, 5).transpose(0, 3, 1, 2)
+
+    got = metrics.report(labels.reshape(10, 20, 20), logits=image_logits).to_dict()
+
+    want = metrics.report(labels, logits=logits).to_dict()
+    assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-9)
+
+
+def test_a_temperature_is_fitted_on_other_rows_and_found(data):
+    labels, logits = data
+
+    report = metrics.report(
+        labels[:2000], logits=logits[:2000], fit_on=(labels[2000:], logits[2000:])
+    )
+
+    figures = report.to_dict()
+    assert figures["temperature"] == pytest.approx(2, rel=0.1)
+    assert figures["ece_temperature"] < figures["ece"] / 2
+    assert figures["accuracy_temperature"] == figures["accuracy"]
+    assert len(report.figure().axes) == 4
+    lines = str(report).split("\n")
+    assert lines[1].startswith("before") and lines[2].startswith(
+        f"T = {report.fit.temperature:.3f}"
+    )
+    assert f"{figures['nll_temperature']:.4f}" in lines[2]
+    assert max(map(len, lines)) <= 80
+
+
+def test_to_dict_holds_plain_numbers(data):
+    labels, logits = data
+
+    report = metrics.report(labels[:50], logits=logits[:50])
+
+    assert all(type(value) is float for value in report.to_dict().values())
+    assert len(report.figure().axes) == 2
+
+
+ROWS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.3, -2.0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "message"),
+    [
+        ([0, 1], {"logits": ROWS.softmax(1)}, "sum to 1: give probs="),
+        ([0, 1], {"log_probs": ROWS.softmax(1)}, "sum to 1: give probs="),
+        ([0, 1], {"log_probs": ROWS}, "do not sum to 1: give logits="),
+        ([0, 1], {"probs": ROWS}, "do not: give logits="),
+        ([0, 1], {"probs": ROWS.log_softmax(1)}, "are logarithms: give log_probs="),
+        ([[1, 0, 0], [0, 1, 0]], {"logits": ROWS}, r"use labels.argmax\(1\)"),
+        ([[0], [1]], {"logits": ROWS}, r"use labels.reshape\(2,\)"),
+        ([0.5, 1], {"logits": ROWS}, "whole numbers"),
+        ([0, 3], {"logits": ROWS}, r"targets must be in \[0, 3\)"),
+        ([0, 1], {"logits": ROWS * torch.nan}, "must be finite"),
+        ([0, 1], {"logits": [0.2, 0.8]}, r"must be \(N, C\)"),
+        ([0, 1], {"logits": ROWS, "fit_on": ([0], ROWS[:1, :2])}, "fit_on has 2 classes, got 3"),
+    ],
+)
+def test_wrong_input_is_answered_with_the_call_that_is_right(labels, given, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.report(labels, **given)
+
+
+@pytest.mark.parametrize("given", [{}, {"logits": ROWS, "probs": ROWS}])
+def test_exactly_one_kind_is_given(given):
+    with pytest.raises(TypeError, match="give one of logits=, probs= and log_probs="):
+        metrics.report([0, 1], **given)
