@@ -327,7 +327,7 @@ def test_evaluation_does_not_depend_on_how_rows_are_cut(monkeypatch):
     model, split = Classifier(), examples(50)
 
     whole = evaluate(model, CrossEntropyLoss(), split, 3).metrics
-    monkeypatch.setattr("training.evaluation.CHUNK_LOGITS", 21)
+    monkeypatch.setattr("training.evaluation.PARTS", 2)
     monkeypatch.setattr("training.evaluation.PART_LOGITS", 9)
     monkeypatch.setattr("training.evaluation.FEATURE_ROWS", 13)
     cut = evaluate(model, CrossEntropyLoss(), split, 3).metrics

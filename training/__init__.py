@@ -1,1 +1,1 @@
-"""The core that both tasks share: data contract, loop, metrics, calibration, logs, checkpoints."""
+"""What a step and an evaluation are: data contract, loop, evaluation, optimizers, processes."""

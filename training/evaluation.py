@@ -20,8 +20,8 @@ from training.distributed import from_all, from_main, rank, same_refusal, world_
 from training.errors import DivergedError
 
 FEATURE_ROWS = 1024
-CHUNK_LOGITS = 2**19  # of one product with the head: with fewer rows it would be slower
-PART_LOGITS = 2**18  # handed on at a time: what is done to them stays in cache, and in the heap
+PART_LOGITS = 2**18  # handed on at a time, so that what is done to them stays in the CPU's cache
+PARTS = 2  # of one product with the head: with fewer rows it would be slower
 MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed again in each pass
 
 
@@ -75,7 +75,6 @@ def _evaluate(
 ) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
-    links = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
     checked = False
     with same_refusal():
         for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
@@ -85,13 +84,14 @@ def _evaluate(
             loss_sums = loss_fn.sums(logits, targets, inputs)
             log_probs, other = loss_fn.log_probs(logits), None
             if loss_fn.link_differs:  # the ECE of the link that is not reported stands beside it
-                is_softmax = loss_fn.link == "softmax"
-                other = loss_fn.own_log_probs(logits) if is_softmax else logits.log_softmax(1)
+                reports_own = loss_fn.link == "own"
+                other = logits.log_softmax(1) if reports_own else loss_fn.own_log_probs(logits)
             metrics.update(log_probs, targets, loss_sums=loss_sums, other_log_probs=other)
     metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
-        reported, other_link = links
+        both = ("own", "softmax")
+        reported, other_link = both if loss_fn.link == "own" else both[::-1]
         figures[f"ece_{reported}"] = figures["ece"]
         figures[f"ece_{other_link}"] = figures.pop("ece_other", math.nan)
     return Evaluation(figures, metrics.bins())
@@ -113,7 +113,7 @@ def logits_of(
     """
     model.eval()
     positions = max(1, math.prod(split.targets.shape[1:]))  # of each example, that have a target
-    rows, part = (max(1, n // num_classes // positions) for n in (CHUNK_LOGITS, PART_LOGITS))
+    part = max(1, PART_LOGITS // (num_classes * positions))
     total = min(len(split), max_rows or len(split))
     turn, turns = (rank(), world_size()) if shared else (0, 1)
     size = max(1, FEATURE_ROWS // positions)
@@ -123,7 +123,7 @@ def logits_of(
             yield from _pieces(part, model(inputs), inputs, targets)
             continue
         features = model.features(inputs)  # type: ignore[operator]
-        for some, some_inputs, some_targets in _pieces(rows, features, inputs, targets):
+        for some, some_inputs, some_targets in _pieces(PARTS * part, features, inputs, targets):
             logits = model.head(some)  # type: ignore[operator]
             yield from _pieces(part, logits, some_inputs, some_targets)
 
@@ -148,19 +148,19 @@ def log_probs_of(
 
 
 def measure(
-    log_probs_of: Callable[[Tensor], Tensor],
+    log_probs_at: Callable[[Tensor], Tensor],
     split: Split,
     num_classes: int,
     max_rows: int | None = None,
 ) -> dict[str, float]:
     """Return the metrics of anything that gives log-probabilities (N, C) for inputs (N, ...)."""
     metrics = Metrics(num_classes)
-    rows = max(1, CHUNK_LOGITS // num_classes)
+    rows = max(1, PARTS * PART_LOGITS // num_classes)
     total = min(len(split), max_rows or len(split))
     for start in range(0, total, rows):
         batch = slice(start, min(total, start + rows))
         inputs, targets = split.batch(batch)
-        metrics.update(log_probs_of(inputs.cpu()), targets.cpu())
+        metrics.update(log_probs_at(inputs.cpu()), targets.cpu())
     return metrics.compute()
 
 

@@ -1,5 +1,6 @@
 """The training loop: the same for every task, model and loss."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ TINY = torch.finfo(torch.float32).tiny  # where every target is ignored: 0 / TIN
 
 
 class Update(NamedTuple):
-    """What one update of the weights was computed from; total / normaliser is its mean loss."""
+    """What one update of the weights was computed from; total / normaliser is its mean loss.
+
+    That mean is what is logged and printed, also where `reduction=sum` makes `total` the objective.
+    """
 
     total: Tensor  # sum of the batch's losses
     normaliser: Tensor
@@ -44,10 +48,10 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         for group, lr in zip(optimizer.param_groups, training.base_lrs, strict=True):
             group["lr"] = lr * lr_factor
         inputs, targets = split.batch(rows, training.epoch)
-        if len(inputs) >= wide_rows:  # so many logits that they are computed a block at a time
+        if len(inputs) >= wide_rows:  # 2^21 logits or more: training/wide_output.py
             with autocast():
-                outputs = model.features(inputs)  # type: ignore[operator]
-            total, normaliser = sums_by_blocks(training, outputs, targets, inputs)
+                outputs = features = model.features(inputs)  # type: ignore[operator]
+            total, normaliser = sums_by_blocks(training, features, targets, inputs)
         else:
             with autocast():
                 outputs = logits = model(inputs)
@@ -58,7 +62,7 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         zero_grad(parameters)
         loss.backward()
         norms = gradient_norms(parameters)
-        training.finite_check(loss, norms, inputs, outputs)  # before clipping: it makes NaN of inf
+        training.finite_check(loss, norms, inputs, outputs)  # clipping would make NaN of an inf
         if settings.clip_norm > 0:
             norm = torch.linalg.vector_norm(torch.stack(norms))  # of the whole gradient
             clip_grads_with_norm_(parameters, settings.clip_norm, norm)
@@ -109,10 +113,13 @@ class Training:
         self.finite_check = FiniteCheck(self, device)
 
     def num_steps(self, num_examples: int) -> int:
-        """Return the steps of the whole run: those made, and those that its settings ask for."""
+        """Return the steps of the whole run: those made, and those that are left to make.
+
+        The epoch under way is 0 before the first.
+        """
         settings = self.settings
         per_epoch = settings.steps_per_epoch(num_examples)
-        left_of_epoch = max(0, per_epoch - -(-self.visited // settings.batch_size))
+        left_of_epoch = max(0, per_epoch - math.ceil(self.visited / settings.batch_size))
         return self.step + left_of_epoch + per_epoch * max(0, settings.epochs - max(1, self.epoch))
 
     def batches(self, split: Split) -> Iterator[tuple[float, Tensor | slice, int]]:

@@ -1,4 +1,4 @@
-"""A mean loss since some step."""
+"""A mean loss: of the epoch under way, or of the steps since one was last logged."""
 
 import time
 

@@ -15,7 +15,7 @@ from metrics.rows import cached_rows
 if TYPE_CHECKING:
     from training.loop import Training
 
-WIDE = 2**21  # logits per batch, from which a block of rows at a time is faster: it fits the cache
+WIDE = 2**21  # a batch of at least this many logits goes by blocks, each of which fits the cache
 BLOCK_ROWS = 256  # rows per matrix product; with fewer, reading and writing the weights shows
 
 
