@@ -128,7 +128,6 @@ def test_numbers_of_numpy_are_numbers():
 BATCH, ZEROS = logits_of(4, 5), tensor([0] * 4)
 
 
-@every_loss
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
@@ -162,22 +161,24 @@ BATCH, ZEROS = logits_of(4, 5), tensor([0] * 4)
         (BATCH, tensor([0, 1, 2, -1]), "in [0, 5) or ignore_index (-100), got -1 at (3,)"),
     ],
 )
-def test_bad_batch_is_refused_with_the_remedy(make, logits, targets, message):
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)) as caught:
-        make()(logits, targets, logits)
+def test_bad_batch_is_refused_with_the_remedy_by_every_loss(logits, targets, message):
+    for make in ON_LOGITS:
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)) as caught:
+            make()(logits, targets, logits)
 
-    assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @every_loss
-@pytest.mark.parametrize("index", [-1, 5, -100, 10**12])
-def test_class_index_out_of_range_is_refused_on_later_batches_too(make, index):
+def test_class_index_out_of_range_is_refused_on_later_batches_too(make):
     loss_fn = make(ignore_index=3)
     logits, good = logits_of(4, 5), tensor([0, 1, 2, 3])
     loss_fn(logits, good, logits)
 
-    with pytest.raises(ValueError, match=rf"targets must be class indices in .* got {index} at"):
-        loss_fn(logits, tensor([0, 1, 3, index]), logits)
+    for index in (-1, 5, -100, 10**12):
+        message = rf"targets must be class indices in .* got {index} at"
+        with pytest.raises(ValueError, match=message):
+            loss_fn(logits, tensor([0, 1, 3, index]), logits)
 
 
 @every_loss
@@ -310,7 +311,7 @@ def test_healthy_batches_raise_no_alarm(make):
     loss_fn = make()
     draws = [torch.randn, torch.rand, lambda *a, **k: torch.randn(*a, **k).log_softmax(1)]
 
-    for i in range(1000):
+    for i in range(300):
         rows, classes = torch.randint(2, 12, (2,), generator=generator).tolist()
         logits = 10 ** (i % 5 - 2) * draws[i % 3](rows, classes, generator=generator)
         targets = torch.randint(classes, (rows,), generator=generator)
@@ -321,7 +322,7 @@ def test_healthy_batches_raise_no_alarm(make):
 def test_healthy_log_probabilities_soft_targets_and_labels_raise_no_alarm():
     generator = torch.Generator().manual_seed(0)
 
-    for i in range(1000):
+    for i in range(300):
         rows, classes = torch.randint(2, 12, (2,), generator=generator).tolist()
         dtype = (torch.float32, torch.float64, torch.bfloat16, torch.float16)[i % 4]
         logits = (10 ** (i % 5 - 2) * torch.randn(rows, classes, generator=generator)).to(dtype)
