@@ -89,7 +89,8 @@ class CrossEntropyLoss(ClassificationLoss):
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same for class indices; its gradient is sum(w q) p_k - w_k q_k."""
         rows, num_classes = targets.unsqueeze(1), logits.shape[1]
-        weight = (torch.ones(num_classes) if self.weight is None else self.weight).to(logits)
+        weight = logits.new_ones(num_classes) if self.weight is None else self.weight
+        weight = weight.to(logits.dtype)
         everywhere = self.label_smoothing / num_classes * weight  # (C,)
         at_target = (1 - self.label_smoothing) * weight[rows]  # (N, 1, d1..dk)
         log_probs = logits.log_softmax(1)  # (N, C, d1..dk)

@@ -73,17 +73,14 @@ class DistillationLoss(ClassificationLoss):
     def _teacher_logits(self, logits: Tensor, inputs: Tensor | None) -> Tensor:
         if inputs is None:
             raise ValueError(
-                "inputs must be given, loss_fn(logits, targets, inputs), or in their place the "
-                "teacher's logits if DistillationLoss has no teacher"
+                "inputs must be given, or the teacher's logits: loss_fn(logits, targets, inputs)"
             )
         (teacher,) = self._teacher
         answer = inputs if teacher is None else teacher(inputs)
         answer = answer if answer.ndim > 1 else answer.unsqueeze(0)
         if answer.shape != logits.shape:
-            raise ValueError(
-                f"teacher must answer with logits of the student's shape, {tuple(logits.shape)}, "
-                f"got {tuple(answer.shape)}: both need the same classes and inputs"
-            )
+            shape = tuple(logits.shape)
+            raise ValueError(f"teacher's logits must be {shape}, got {tuple(answer.shape)}")
         if not self._teacher_checked and not is_transformed(logits):
             checks.not_probabilities(answer, "the teacher's logits")
             self._teacher_checked = True

@@ -278,7 +278,7 @@ def test_distillation_says_what_it_misses():
         ValueError, match=r"inputs must be given.*loss_fn\(logits, targets, inputs\)"
     ):
         DistillationLoss(lambda x: x)(logits, targets)
-    with pytest.raises(ValueError, match=r"of the student's shape, \(4, 5\), got \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"teacher's logits must be \(4, 5\), got \(4, 3\)"):
         DistillationLoss(lambda x: x[:, :3])(logits, targets, logits)
     with pytest.raises(ValueError, match="teacher's logits must be raw scores"):
         DistillationLoss()(logits, targets, logits.softmax(1))
