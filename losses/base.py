@@ -4,7 +4,7 @@
 """
 
 import inspect
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +51,11 @@ class ClassificationLoss(nn.Module):
 
     weight: Tensor | None
     takes_probabilities = False  # whether targets may be class probabilities (N, C, d1..dk)
-    _has_quick_form = False
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Note whether the class that this one has its formula from gives a quick form for it."""
-        super().__init_subclass__(**options)
-        owner = next(c for c in cls.__mro__ if "elementwise" in vars(c))
-        cls._has_quick_form = "quick_elementwise" in vars(owner)
+    includes_weight = False  # whether `elementwise` multiplies by the weights itself
 
     def __init__(
         self,
         weight: Weight = None,
-        *,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         link: Link = "own",
@@ -76,6 +69,9 @@ class ClassificationLoss(nn.Module):
         self.link = checks.choice("link", link, ("own", "softmax"))
         self.floor = checks.number("floor", floor, "[0, 1)")
         self._checked = False
+        # only the class that the formula is from can have a quick form of it
+        owner = next(c for c in type(self).__mro__ if "elementwise" in vars(c))
+        self._has_quick_form = "quick_elementwise" in vars(owner)
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments and their values."""
@@ -122,7 +118,7 @@ class ClassificationLoss(nn.Module):
             logits, targets = logits.unsqueeze(0), targets.unsqueeze(0)
         self._check_values(logits)
         if soft:
-            checks.class_probabilities(targets)
+            checks.class_probabilities(targets, self.ignore_index)
         else:
             checks.class_indices(targets, logits.shape[1], self.ignore_index)
 
@@ -141,21 +137,16 @@ class ClassificationLoss(nn.Module):
         self._check_first(logits, targets)
         if logits.ndim == 1:
             losses, shares = self._unreduced(logits.unsqueeze(0), targets.unsqueeze(0), inputs)
-            return losses.squeeze(0), shares.squeeze(0)
+            return losses[0], shares[0]
         logits = at_least_float32(logits)
         if soft:
-            if self.ignore_index >= 0:
-                raise ValueError(
-                    f"ignore_index ({self.ignore_index}) must be left at -100 with class "
-                    "probabilities as targets: it applies to class indices only"
-                )
-            losses = self._weighted(logits, targets.to(logits.dtype), inputs)
+            losses = self._losses(logits, targets.to(logits.dtype), inputs)
             return losses, torch.ones_like(losses)
         targets = targets.long()
         ignored = targets == self.ignore_index
         targets = targets.masked_fill(ignored, 0)
         try:
-            losses = self._weighted(logits, targets, inputs)
+            losses = self._losses(logits, targets, inputs)
         except (IndexError, RuntimeError):
             if not is_transformed(logits):  # a target out of range is named, if that was the cause
                 checks.class_indices(targets, logits.shape[1], self.ignore_index)
@@ -163,17 +154,13 @@ class ClassificationLoss(nn.Module):
         shares = (~ignored).to(losses.dtype)
         if self.weight is not None:
             shares = shares * self.weight[targets].to(losses.dtype)
+            losses = losses if self.includes_weight else losses * shares
         return losses.masked_fill(ignored, 0), shares
 
-    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        losses = self._unweighted(logits, targets)
-        return losses if self.weight is None else losses * self.weight[targets].to(losses.dtype)
-
-    def _unweighted(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _losses(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         if not self._has_quick_form or is_transformed(logits):
             return self.elementwise(logits, targets)
-        losses: Tensor = QuickForm.apply(self, logits, targets)
-        return losses
+        return QuickForm.apply(self, logits, targets)
 
 
 def _short(value: object) -> str:

@@ -19,9 +19,8 @@ def number(name: str, value: float, interval: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in {interval}, got {value!r}")
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = low <= value if interval[0] == "[" else low < value
-    below = value <= high if interval[-1] == "]" else value < high
-    if not (above and below):  # NaN is neither
+    at_open_end = (value == low and interval[0] == "(") or (value == high and interval[-1] == ")")
+    if at_open_end or not low <= value <= high:  # NaN is not
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
     return float(value)
 
@@ -56,12 +55,9 @@ def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
 def class_weight(name: str, value: Values) -> Tensor:
     """Return one factor >= 0 per class, (C,), not all of them 0."""
     values = factors(name, value)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(
-            f"{name} must be one number per class, (C,) with C >= 2, got {tuple(values.shape)}"
-        )
-    if not values.any():
-        raise ValueError(f"{name} must be > 0 for at least one class, got only zeros")
+    if values.ndim != 1 or len(values) < 2 or not values.any():
+        shape = tuple(values.shape)
+        raise ValueError(f"{name} must be one number per class, (C,), not all 0, got shape {shape}")
     return values
 
 
@@ -80,41 +76,35 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
     It compares sizes and reads no number, so it is cheap enough for every training step.
     """
     types(logits, targets)
-    if logits.ndim == 0:
-        raise ValueError("logits must have a class axis, (N, C) or (C,), got a single number")
-    axis = 1 if logits.ndim > 1 else 0
-    num_classes = logits.shape[axis]
+    shape = tuple(logits.shape)
+    axis = 1 if len(shape) > 1 else 0
+    num_classes = shape[axis] if shape else 1
     if num_classes < 2:
         raise ValueError(
-            f"logits must have at least 2 classes on axis {axis}, got shape {tuple(logits.shape)}: "
+            f"logits must have at least 2 classes on axis {axis}, got shape {shape}: "
             "for one yes-or-no output use MultiLabelBCELoss"
         )
     if weight is not None and len(weight) != num_classes:
-        raise ValueError(
-            f"weight must have one entry for each of {num_classes} classes, got {len(weight)}"
-        )
-    if probabilities and targets.shape == logits.shape and targets.is_floating_point():
+        raise ValueError(f"weight must be one number per class, {num_classes}, got {len(weight)}")
+    if probabilities and targets.shape == shape and targets.is_floating_point():
         return True
-    expected = tuple(logits.shape[:axis] + logits.shape[axis + 1 :])
+    expected = shape[:axis] + shape[axis + 1 :]
     if targets.shape != expected:
         raise ValueError(
-            f"targets must have shape {expected} for logits {tuple(logits.shape)}, got "
-            f"{tuple(targets.shape)}: {_hint_shape(logits, targets, expected)}"
+            f"targets must have shape {expected} for logits {shape}, got {tuple(targets.shape)}: "
+            f"{_fix_of_shape(shape, targets.shape, expected)}"
         )
-    if targets.is_floating_point() or targets.is_complex():
-        raise TypeError(
-            f"targets of shape {tuple(targets.shape)} are class indices and must be integers, "
-            f"got {targets.dtype}: use targets.long()"
-        )
+    if targets.is_floating_point():
+        raise TypeError(f"targets must be integers, got {targets.dtype}: use targets.long()")
     return False
 
 
-def _hint_shape(logits: Tensor, targets: Tensor, expected: tuple[int, ...]) -> str:
-    if logits.ndim == 1:
+def _fix_of_shape(logits: tuple[int, ...], targets: torch.Size, expected: tuple[int, ...]) -> str:
+    if len(logits) == 1:
         return "one row of logits takes one target, so keep both axes of a batch, (N, C)"
-    if targets.shape == logits.shape:
+    if targets == logits:
         return "use class indices, targets.argmax(1)"
-    if targets.shape == logits.shape[:-1]:
+    if targets == logits[:-1]:
         return "the class axis is 1 as in torch, so use logits.movedim(-1, 1)"
     if targets.numel() == math.prod(expected):
         return f"use targets.reshape({expected})"
@@ -132,15 +122,15 @@ def class_indices(targets: Tensor, num_classes: int, ignore_index: int) -> None:
         )
 
 
-def class_probabilities(targets: Tensor) -> None:
+def class_probabilities(targets: Tensor, ignore_index: int) -> None:
     """Check that floating-point targets (N, C, d1..dk) are probabilities over axis 1."""
-    sums = targets.sum(1, dtype=torch.float32).flatten()
-    worst = sums[(sums - 1).abs().argmax()].item() if len(sums) else 1.0
-    if abs(worst - 1) > _tolerance(targets) or not (targets >= 0).all():  # NaN is not
+    if ignore_index >= 0:
+        raise ValueError(f"ignore_index must be < 0 with class probabilities, got {ignore_index}")
+    if not (targets >= 0).all() or not _sum_to_one(targets):  # NaN is not
         raise ValueError(
             "targets given as class probabilities must be >= 0 and sum to 1 over the class axis "
-            f"(1), got a sum of {worst:g} and a least entry of {targets.min().item():g}: divide by "
-            "the sum, move the class axis to 1, or pass class indices as integers"
+            f"(1), got a least entry of {targets.min():g} and a least sum of "
+            f"{targets.sum(1).min():g}: move the class axis to 1, or pass class indices as integers"
         )
 
 
@@ -149,8 +139,8 @@ def labels(logits: Tensor, targets: Tensor) -> None:
     types(logits, targets)
     if targets.shape != logits.shape:
         raise ValueError(
-            f"targets must have the shape of logits, {tuple(logits.shape)}, a number in [0, 1] for "
-            f"each label, got {tuple(targets.shape)}: for class indices use OneVsRestBCELoss"
+            f"targets must have the shape of logits, {tuple(logits.shape)}, got "
+            f"{tuple(targets.shape)}: for class indices use OneVsRestBCELoss"
         )
 
 
@@ -158,32 +148,31 @@ def between_0_and_1(targets: Tensor) -> None:
     """Check that every target lies in [0, 1]."""
     bad = ~((targets >= 0) & (targets <= 1))
     if bad.any():
-        raise ValueError(
-            f"targets must lie in [0, 1], got {targets[bad][0].item()}: 1 where a label applies, "
-            "0 where it does not"
-        )
+        raise ValueError(f"targets of labels must lie in [0, 1], got {targets[bad][0].item()}")
 
 
 def not_probabilities(logits: Tensor, name: str = "logits") -> None:
     """Refuse logits (N, C, d1..dk) if every row is already a probability distribution."""
-    if logits.numel() and (logits >= 0).all():
-        off = (logits.sum(1, dtype=torch.float32) - 1).abs().max()
-        if off < _tolerance(logits):
-            raise ValueError(
-                f"{name} must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
-                "already applied: take the softmax out of the model, the loss applies it itself"
-            )
+    if logits.numel() and (logits >= 0).all() and _sum_to_one(logits):
+        raise ValueError(
+            f"{name} must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
+            "already applied: take the softmax out of the model, the loss applies it itself"
+        )
 
 
 def log_probabilities(log_probs: Tensor) -> None:
     """Check that every row of (N, C, d1..dk) holds normalised log-probabilities."""
-    sums = log_probs.float().logsumexp(1)
-    off = sums.abs().max().item() if sums.numel() else 0.0
-    if not off < 10 * _tolerance(log_probs):
+    off = log_probs.float().logsumexp(1).abs()
+    if not (off < 10 * _tolerance(log_probs)).all():
         raise ValueError(
-            f"log_probs must be normalised log-probabilities, got a logsumexp off by {off:.2g}, "
-            "such as that of probabilities or of raw logits: use log_softmax(logits, 1) first"
+            f"log_probs must be normalised, got a logsumexp off by {off.max():.2g}, such as that "
+            "of probabilities or of raw logits: use log_softmax(logits, 1) first"
         )
+
+
+def _sum_to_one(values: Tensor) -> bool:
+    off = (values.sum(1, dtype=torch.float32) - 1).abs()
+    return bool((off <= _tolerance(values)).all())
 
 
 def _tolerance(values: Tensor) -> float:

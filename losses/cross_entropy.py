@@ -8,7 +8,6 @@ from losses import checks
 from losses.base import ClassificationLoss, Link, Reduction, Sums, Weight, class_axis, log_softmax
 from losses.link import with_floor, without_weight
 
-_INDICES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 # the kernel behind F.nll_loss; its arguments (.., 2, ignore_index) stand for reduction="sum"
 _NLL_SUMS = torch.ops.aten.nll_loss_forward.default
 
@@ -46,6 +45,7 @@ class CrossEntropyLoss(ClassificationLoss):
     """
 
     takes_probabilities = True
+    includes_weight = True
 
     def __init__(
         self,
@@ -57,25 +57,17 @@ class CrossEntropyLoss(ClassificationLoss):
         link: Link = "softmax",
         floor: float = 1e-3,
     ) -> None:
-        super().__init__(
-            weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
-        )
+        super().__init__(weight, ignore_index, reduction, link, floor)
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
 
     def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
         """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
-        if not self._checked:
-            self._check_first(logits, targets)
+        self._check_first(logits, targets)
+        # a subclass with a formula of its own is computed by that
+        usual = self.label_smoothing == 0 and self._has_quick_form
         try:
-            if (
-                self.label_smoothing == 0
-                and logits.ndim == 2
-                and logits.shape[1] > 1
-                and targets.dtype in _INDICES
-                and self._has_quick_form  # a subclass with a formula of its own is computed by that
-            ):
-                half = logits.dtype in (torch.float16, torch.bfloat16)
-                log_probs = (logits.float() if half else logits).log_softmax(1)
+            if usual and logits.ndim == 2 and not targets.is_floating_point():
+                log_probs = log_softmax(logits)
                 weight = None if self.weight is None else self.weight.to(log_probs.dtype)
                 return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
         except (AttributeError, IndexError, RuntimeError, TypeError):
@@ -109,10 +101,10 @@ class CrossEntropyLoss(ClassificationLoss):
         slope.sub_(everywhere.view(-1, *[1] * (logits.ndim - 2)))
         return losses, slope.scatter_(1, rows, slope.gather(1, rows) - at_target)
 
-    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
+    def _losses(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         # torch's own function is quick unless indices are smoothed
         if self.label_smoothing > 0 and targets.ndim < logits.ndim:
-            return self._unweighted(logits, targets)
+            return super()._losses(logits, targets, inputs)
         return self.elementwise(logits, targets)
 
     @property

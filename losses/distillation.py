@@ -59,7 +59,7 @@ class DistillationLoss(ClassificationLoss):
         self.temperature = checks.number("temperature", temperature, "(0, inf)")
         self.alpha = checks.number("alpha", alpha, "[0, 1]")
 
-    def _weighted(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
+    def _losses(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
         hard = F.cross_entropy(logits, targets, reduction="none", ignore_index=self.ignore_index)
         student = (logits / self.temperature).log_softmax(1)
         soft = (self._teacher_logits(logits, inputs) / self.temperature).log_softmax(1)
@@ -69,21 +69,18 @@ class DistillationLoss(ClassificationLoss):
         parts = (1 - self.alpha, hard), (self.alpha * self.temperature**2, divergence)
         return sum((share * part for share, part in parts if share), torch.zeros_like(hard))
 
+    @torch.no_grad()
     def _teacher_logits(self, logits: Tensor, inputs: Tensor | None) -> Tensor:
         if inputs is None:
             raise ValueError(
-                "inputs must be given to DistillationLoss, got None: call loss_fn(logits, targets, "
-                "inputs), or with the teacher's logits in their place if it has no teacher"
+                "inputs must be given, or the teacher's logits: loss_fn(logits, targets, inputs)"
             )
         (teacher,) = self._teacher
-        with torch.no_grad():
-            answer = inputs if teacher is None else teacher(inputs)
+        answer = inputs if teacher is None else teacher(inputs)
         answer = answer if answer.ndim > 1 else answer.unsqueeze(0)
         if answer.shape != logits.shape:
-            raise ValueError(
-                f"teacher must answer with logits of the shape of logits, {tuple(logits.shape)}, "
-                f"got {tuple(answer.shape)}: teacher and student need the same classes and inputs"
-            )
+            shape = tuple(logits.shape)
+            raise ValueError(f"teacher's logits must be {shape}, got {tuple(answer.shape)}")
         if not self._teacher_checked and not is_transformed(logits):
             checks.not_probabilities(answer, "the teacher's logits")
             self._teacher_checked = True

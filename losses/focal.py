@@ -48,9 +48,7 @@ class FocalLoss(ClassificationLoss):
         link: Link = "own",
         floor: float = 1e-3,
     ) -> None:
-        super().__init__(
-            weight, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
-        )
+        super().__init__(weight, ignore_index, reduction, link, floor)
         self.gamma = checks.number("gamma", gamma, "[0, inf)")
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -13,14 +13,12 @@ Indices = NDArray[np.int64]
 def log_softmax(logits: Array) -> Array:
     """Return z_k - ln sum_j exp(z_j); the maximum is subtracted first against overflow."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probs: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return log_probs
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def softmax(logits: Array) -> Array:
     """Return exp(z_k) / sum_j exp(z_j)."""
-    probs: Array = np.exp(log_softmax(logits))
-    return probs
+    return np.exp(log_softmax(logits))
 
 
 def one_hot(targets: Indices, num_classes: int) -> Array:
@@ -98,10 +96,10 @@ def info_nce(similarity: Array, tau: float) -> float:
 def class_weights(counts: Indices, scheme: str, beta: float = 0.999) -> Array:
     """Return N / (K n_k), or (1 - beta) / (1 - beta^n_k) with mean 1 (Cui 2019)."""
     present = np.maximum(counts, 1)
-    balanced: Array = counts.sum() / (len(counts) * present)
-    effective: Array = (1 - beta) / (1 - beta**present)
-    effective /= effective.mean()
-    return balanced if scheme == "balanced" else effective
+    if scheme == "balanced":
+        return counts.sum() / (len(counts) * present)
+    effective = (1 - beta) / (1 - beta**present)
+    return effective / effective.mean()
 
 
 def entropy(p: Array, base: float = 2.0) -> float:

@@ -46,19 +46,21 @@ class Calibration(Sums):
         self.num_cells = PARTS * num_bins
         while self.num_cells < LEAST_CELLS:
             self.num_cells *= 2  # which also makes the FFT of smooth ECE fast
-        self.counts = torch.zeros(2, self.num_cells, dtype=torch.int64, device=device)
+        self.count = torch.zeros(self.num_cells, dtype=torch.int64, device=device)
+        self.correct = torch.zeros_like(self.count)
         self.confidences = torch.zeros(self.num_cells, dtype=torch.float64, device=device)
+        self.tensors = [self.count, self.correct, self.confidences]
 
     def update(self, confidence: Tensor, correct: Tensor) -> None:
         """Add confidences (n,), from 0 to 1, and whether each prediction is correct (n,)."""
         confidence = confidence.to(self.confidences)
         # 1e-9 of a cell keeps a probability that came through log and exp on its side.
-        cell = (confidence * self.num_cells - 1e-9).ceil_().long().sub_(1)
-        cell = cell.clamp_(0, self.num_cells - 1)
-        self.counts[0].index_add_(0, cell, torch.ones_like(cell))
-        self.counts[1].index_add_(0, cell, correct.to(cell))
+        cell = (confidence * self.num_cells - 1e-9).long().clamp_(0, self.num_cells - 1)
+        self.count.index_add_(0, cell, torch.ones_like(cell))
+        self.correct.index_add_(0, cell, correct.to(cell))
         self.confidences.index_add_(0, cell, confidence)
 
+    @torch.no_grad()
     def update_rows(self, log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100) -> None:
         """Add rows of log-probabilities (N, C, ...) and their targets (N, ...).
 
@@ -69,18 +71,15 @@ class Calibration(Sums):
             ValueError: the shapes do not fit each other, or a target is no class.
             TypeError: `log_probs` are not floating, or `targets` are.
         """
+        log_probs, targets = (tensor.to(self.count.device) for tensor in (log_probs, targets))
         rows, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
-        rank = rank_of_targets(rows, classes[:, None], torch.empty_like(rows))
+        rank = rank_of_targets(rows, classes, rows.gather(1, classes))
         self.update(rows.amax(1).double().exp(), rank == 0)
-
-    def tensors(self) -> list[Tensor]:
-        """Return the counts and the sums of confidence, per cell."""
-        return [self.counts, self.confidences]
 
     def cells(self) -> Bins:
         """Return the sums per cell."""
-        count, correct = self.counts.cpu().numpy().copy()
-        return Bins(count, self.confidences.cpu().numpy().copy(), correct)
+        sums = (self.count, self.confidences, self.correct)
+        return Bins(*(tensor.cpu().numpy().copy() for tensor in sums))
 
     def bins(self) -> Bins:
         """Return the sums per equal-width bin, (num_bins,)."""
@@ -93,12 +92,12 @@ class Calibration(Sums):
         see `metrics.floor_and_interval`. `overconfidence` is mean confidence minus accuracy.
 
         Raises:
-            ValueError: there are no predictions.
+            ValueError: no rows were added, or all of them are ignored.
         """
         cells = self.cells()
         total = cells.count.sum()
         if not total:
-            raise ValueError("no predictions to compute calibration from")
+            raise ValueError("no rows to compute metrics from: none were added, or all are ignored")
         bins = cells.coarsen(self.num_bins)
         low, high = bootstrap_interval(bins, seed)
         return {

@@ -19,25 +19,12 @@ class ClasswiseCalibration:
         self.first_bins = torch.arange(num_classes, dtype=torch.int32, device=device) * num_bins
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
-        """Add probabilities (n, C) and target classes (n,)."""
-        target_probs = probs.gather(1, targets[:, None]).squeeze(1)
-        target_bins = self.first_bins[targets] + self._bin_of(target_probs)
-        ones = self.residuals.new_ones(len(targets))
-        self.residuals.index_add_(0, target_bins, ones, alpha=-1)
-        first_bins = self.first_bins
-        if probs.device.type == "cpu" and len(first_bins) > 4 * self.num_bins:
-            # Nearly all of many classes fall in the first bin: add all there, then move the few.
-            self.residuals[first_bins] += probs.sum(0, dtype=torch.float64)
-            rows, classes = (probs > 1 / self.num_bins).nonzero(as_tuple=True)
-            probs, first_bins = probs[rows, classes], first_bins[classes]
-            self.residuals.index_add_(0, first_bins, probs.double(), alpha=-1)
-        bins = self._bin_of(probs).add_(first_bins)
-        self.residuals.index_add_(0, bins.view(-1), probs.double().view(-1))
-
-    def _bin_of(self, probs: Tensor) -> Tensor:
+        """Add probabilities (n, C) and target classes (n, 1)."""
         # A little less than num_bins, so that rounding lifts no probability over an edge.
         factor = self.num_bins * (1 - 4 * torch.finfo(probs.dtype).eps)
-        return (probs * factor).int().clamp_(max=self.num_bins - 1)
+        bins = (probs * factor).int().clamp_(max=self.num_bins - 1).add_(self.first_bins)
+        residuals = probs.double().scatter_(1, targets, -1.0, reduce="add")
+        self.residuals.index_add_(0, bins.view(-1), residuals.view(-1))
 
     def error(self, num_rows: int) -> float:
         """Return the mean over classes of the one-vs-rest ECE, given how many rows were added."""

@@ -17,7 +17,7 @@ def cached_rows(num_classes: int, device: torch.device | str) -> int:
 def as_rows(
     log_probs: Tensor, targets: Tensor, num_classes: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """Check (N, C, ...) and (N, ...), and return the rows to score as (n, C) and (n,).
+    """Check (N, C, ...) and (N, ...), and return the rows to score as (n, C) and (n, 1).
 
     Rows whose target is `ignore_index` are left out.
 
@@ -37,20 +37,21 @@ def as_rows(
         raise TypeError(f"targets must be integer classes, got {targets.dtype}")
     if len(shape) > 2:
         log_probs = log_probs.movedim(1, -1).reshape(-1, num_classes)
-    classes = targets.reshape(-1).long()
-    kept = classes != ignore_index
-    if not kept.all():
+    classes = targets.reshape(-1, 1).long()
+    last = num_classes - 1
+    if 0 <= ignore_index <= last or not torch.equal(classes, classes.clamp(0, last)):
+        kept = classes.squeeze(1) != ignore_index
         log_probs, classes = log_probs[kept], classes[kept]
-    num_outside = int((classes != classes.clamp(0, num_classes - 1)).sum())
-    if num_outside:
-        raise ValueError(
-            f"targets must be in [0, {num_classes}) or {ignore_index} to be ignored: "
-            f"{num_outside} of them are not"
-        )
+        num_outside = int((classes != classes.clamp(0, last)).sum())
+        if num_outside:
+            raise ValueError(
+                f"targets must be in [0, {num_classes}) or {ignore_index} to be ignored: "
+                f"{num_outside} of them are not"
+            )
     return log_probs, classes
 
 
-def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
+def rank_of_targets(scores: Tensor, targets: Tensor, target_scores: Tensor) -> Tensor:
     """Count the classes ranked above the target; on ties the lower index ranks first.
 
     Comparisons that write floats are vectorised on a CPU. `max(1)` with its index, `topk` and sums
@@ -59,16 +60,16 @@ def rank_of_targets(scores: Tensor, targets: Tensor, scratch: Tensor) -> Tensor:
     Args:
         scores: (n, C).
         targets: (n, 1) classes.
-        scratch: (n, C) of the same type, overwritten.
+        target_scores: (n, 1) scores of the targets.
 
     Returns:
         (n,) ranks, 0 where the target is the predicted class.
     """
-    target_scores = scores.gather(1, targets)
-    rank: Tensor = torch.gt(scores, target_scores, out=scratch).sum(1)
-    num_equal = torch.ge(scores, target_scores, out=scratch).sum(1).sub_(rank)
-    rows = (num_equal > 1).nonzero().squeeze(1)
-    if len(rows):  # the order of the classes matters only in rows with ties
-        before = torch.arange(scores.shape[1], device=scores.device) < targets[rows]
-        rank[rows] += ((scores[rows] == target_scores[rows]) & before).sum(1)
+    scratch = torch.empty_like(scores)
+    rank = torch.gt(scores, target_scores, out=scratch).sum(1)
+    equal = torch.eq(scores, target_scores, out=scratch)
+    # the order of the classes matters only where there are ties; to look is to wait for a GPU
+    if not scores.is_cpu or int(equal.sum()) > len(rank):
+        classes = torch.arange(scores.shape[1], device=scores.device)
+        rank += equal.mul_(classes < targets).sum(1)
     return rank

@@ -5,19 +5,17 @@ from torch import Tensor
 
 
 class Sums:
-    """What an accumulator has collected, as tensors that may be added to another's."""
+    """What an accumulator has collected, in `tensors` that are only ever changed in place."""
 
-    def tensors(self) -> list[Tensor]:
-        """Return the sums themselves, to be changed in place."""
-        raise NotImplementedError
+    tensors: list[Tensor]
 
     def merge(self, other: "Sums") -> None:
         """Add what another accumulator has collected, as if it had been added here."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             mine += theirs.to(mine.device)
 
     def all_reduce(self) -> None:
         """Merge the accumulators of all processes, in each of them; does nothing in one process."""
         if dist.is_initialized():
-            for tensor in self.tensors():
+            for tensor in self.tensors:
                 dist.all_reduce(tensor)

@@ -74,57 +74,47 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
         TypeError: `log_probs` are not floating, or `targets` are.
     """
     evaluate = partial(_evaluate, chunks, ignore_index)
-    level = evaluate(0.0)
+    _, _, variance, wrong = evaluate(0.0)
     start = evaluate(1.0)
-    scale = math.sqrt(level.curvature)  # the scores' standard deviation within a row
-    if scale == 0:  # every class is as probable as every other, at any T
-        return TemperatureFit(1.0, None, start.nll, start.nll)
+    if variance == 0:  # every class is as probable as every other, at any T
+        return TemperatureFit(1.0, None, start[0], start[0])
+    scale = math.sqrt(variance)  # the scores' standard deviation within a row
     low, high = min(1.0, 1 / (WIDTH * scale)), max(1.0, WIDTH / scale)
-    if level.wrong == 0:
-        beta, nll = high, evaluate(high).nll
-    elif level.slope >= 0:
-        beta, nll = low, evaluate(low).nll
+    if wrong == 0:
+        beta, nll = high, evaluate(high)[0]
     else:
         beta, nll = _newton(evaluate, start, low, high)
     bounds: dict[float, Literal["lower", "upper"]] = {high: "lower", low: "upper"}
     at_bound = bounds.get(beta)
-    if nll > start.nll:  # by rounding
-        beta, nll = 1.0, start.nll
-    return TemperatureFit(1 / beta, at_bound, start.nll, nll)
-
-
-@dataclass(frozen=True)
-class NllAtBeta:
-    """nll, its slope and curvature at some beta, and the share of targets not ranked first."""
-
-    nll: float
-    slope: float
-    curvature: float
-    wrong: float
+    if nll > start[0]:  # by rounding
+        beta, nll = 1.0, start[0]
+    return TemperatureFit(1 / beta, at_bound, start[0], nll)
 
 
 def _newton(
-    evaluate: Callable[[float], NllAtBeta], start: NllAtBeta, low: float, high: float
+    evaluate: Callable[[float], list[float]], start: list[float], low: float, high: float
 ) -> tuple[float, float]:
     """Return the beta in [low, high] where the slope is 0, or else the nearer end, and its nll."""
-    beta, now, ends = 1.0, start, (low, high)
+    beta, ends = 1.0, (low, high)
+    nll, slope, curvature, _ = start
     for _ in range(100):
-        low, high = (beta, high) if now.slope < 0 else (low, beta)
-        step = -now.slope / max(now.curvature, 1e-300)
+        low, high = (beta, high) if slope < 0 else (low, beta)
+        step = -slope / max(curvature, 1e-300)
         if abs(step) <= 1e-9 * beta:  # Newton squares the error: after this step it is 1e-18
-            return beta + step, now.nll
+            return beta + step, nll
         guess = min(max(beta + step, ends[0]), ends[1])
         if not low < guess < high and guess not in ends:
             guess = math.sqrt(low * high)
         if guess == beta:
             break
-        beta, now = guess, evaluate(guess)
-    return beta, now.nll
+        beta = guess
+        nll, slope, curvature, _ = evaluate(beta)
+    return beta, nll
 
 
 @torch.no_grad()
-def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> NllAtBeta:
-    """Go through the split once."""
+def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> list[float]:
+    """Go through the split once; return the means that `_sums` names."""
     total = torch.zeros(4, dtype=torch.float64)
     num_rows = 0
     for log_probs, targets in chunks():
@@ -139,12 +129,15 @@ def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> NllAtBeta:
         raise ValueError(
             "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
         )
-    return NllAtBeta(*(total / num_rows).tolist())
+    return (total / num_rows).tolist()
 
 
 def _sums(scores: Tensor, classes: Tensor, beta: float) -> Tensor:
-    """Return the fields of `NllAtBeta` summed over rows (n, C), as (4,)."""
-    margins = scores - scores.gather(1, classes[:, None])
+    """Return nll, its slope, its curvature and the targets not ranked first, summed over rows.
+
+    Scores are (n, C), classes (n, 1), the sums (4,).
+    """
+    margins = scores - scores.gather(1, classes)
     logits = beta * margins if beta else margins.masked_fill(margins > -math.inf, 0)
     probs = logits.softmax(1)
     top = margins.amax(1)

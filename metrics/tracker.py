@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metrics.calibration import Calibration
-from metrics.calibration_error import Bins, expected_error
+from metrics.calibration_error import Bins
 from metrics.classwise_ece import ClasswiseCalibration
 from metrics.rows import as_rows, cached_rows, rank_of_targets
 from metrics.sums import Sums
@@ -29,7 +29,6 @@ class Metrics(Sums):
     - `loss` = sum of the objective's totals / sum of its normalisers
     - `classwise_ece` = mean over classes of the ECE of p_k as the probability of y = k
     - every figure of `Calibration.compute`
-    - `ece_other` = ECE of other probabilities for the same rows, where they were given
     - `count` = number of rows that were scored
 
     Args:
@@ -58,16 +57,16 @@ class Metrics(Sums):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.calibration = Calibration(num_bins, device=device)
-        self.other_calibration = Calibration(num_bins, device=device)
-        device = self.calibration.counts.device
-        self.sums = torch.zeros(
-            3, dtype=torch.float64, device=device
-        )  # log p_y, Brier score, top 5
+        device = self.calibration.count.device
+        # log p_y, Brier score, whether among the top 5
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.loss_sums = torch.zeros(2, dtype=torch.float64, device=device)  # total, normaliser
         if classwise is None:
             classwise = num_classes <= 1000
         self.classwise = ClasswiseCalibration(num_classes, num_bins, device) if classwise else None
-        self.scratch = torch.empty(0, num_classes, device=device)
+        self.tensors = [self.sums, self.loss_sums, *self.calibration.tensors]
+        if self.classwise:
+            self.tensors.append(self.classwise.residuals)
 
     @torch.no_grad()
     def update(
@@ -76,7 +75,6 @@ class Metrics(Sums):
         targets: Tensor,
         *,
         loss_sums: tuple[Tensor | float, Tensor | float] | None = None,
-        other_log_probs: Tensor | None = None,
     ) -> None:
         """Add rows.
 
@@ -84,8 +82,6 @@ class Metrics(Sums):
             log_probs: (N, C) or (N, C, d1, ...), normalised over C.
             targets: (N,) or (N, d1, ...) classes.
             loss_sums: total and normaliser of the objective over the same rows.
-            other_log_probs: like `log_probs`, other probabilities for the same rows (of another
-                link, say), of which only the ECE is computed.
 
         Raises:
             ValueError: a shape is wrong, a row holds NaN or does not sum to 1, or a target is no
@@ -96,48 +92,35 @@ class Metrics(Sums):
         log_probs, targets = log_probs.to(device), targets.to(device)
         rows, classes = as_rows(log_probs, targets, self.num_classes, self.ignore_index)
         size = cached_rows(self.num_classes, device)
-        for some, of_some in zip(rows.split(size), classes.split(size), strict=True):
-            self._add(some, of_some)
+        for start in range(0, len(rows), size):
+            self._add(rows[start : start + size], classes[start : start + size])
         if loss_sums is not None:
-            self.loss_sums[0] += loss_sums[0]
-            self.loss_sums[1] += loss_sums[1]
-        if other_log_probs is not None:
-            self.other_calibration.update_rows(
-                other_log_probs.to(device), targets, ignore_index=self.ignore_index
-            )
+            for mine, new in zip(self.loss_sums, loss_sums, strict=True):
+                mine += new
 
     def _add(self, log_probs: Tensor, targets: Tensor) -> None:
-        """Add rows (n, C) that fit the cache, and their targets (n,)."""
+        """Add rows (n, C) that fit the cache, and their targets (n, 1)."""
         margin = max(1e-4, 8 * torch.finfo(log_probs.dtype).eps)  # how far rounding takes a sum
         if log_probs.dtype.itemsize < 4:
             log_probs = log_probs.float()
-        column = targets[:, None]
-        if len(self.scratch) < len(log_probs) or self.scratch.dtype != log_probs.dtype:
-            self.scratch = torch.empty_like(log_probs)
-        scratch = self.scratch[: len(log_probs)]  # fresh memory costs as much as what it is for
-        rank = rank_of_targets(log_probs, column, scratch)
         # exp2 takes a third of the time of exp on a CPU
-        probs = torch.mul(log_probs, math.log2(math.e), out=scratch).exp2_()
-        num_normalised = int(((probs.sum(1) - 1).abs() <= margin).sum())  # NaN is not
-        if num_normalised < len(targets):
+        probs = (log_probs * math.log2(math.e)).exp2_()
+        off = probs.sum(1).sub_(1)
+        if not float(torch.linalg.vector_norm(off, math.inf)) <= margin:
+            num_bad = len(off) - int((off.abs() <= margin).sum())  # NaN is not
             raise ValueError(
-                "log_probs must be log-probabilities: "
-                f"{len(targets) - num_normalised} rows hold NaN or do not sum to 1"
+                f"log_probs must be log-probabilities: {num_bad} rows hold NaN or do not sum to 1"
             )
+        log_y = log_probs.gather(1, targets)
+        rank = rank_of_targets(log_probs, targets, log_y)
         self.calibration.update(log_probs.amax(1).double().exp(), rank == 0)
         if self.classwise:
             self.classwise.update(probs, targets)
-        log_y = log_probs.gather(1, column).squeeze(1).double()
+        log_y = log_y.squeeze(1).double()
         # The target's own term by expm1: a difference of numbers near 1 would lose its digits.
-        others = torch.linalg.vector_norm(probs.scatter_(1, column, 0), dim=1).double()
+        others = torch.linalg.vector_norm(probs.scatter_(1, targets, 0), dim=1).double()
         brier = others.square() + log_y.expm1().square()
         self.sums += torch.stack([log_y, brier, rank < 5]).sum(1)
-
-    def tensors(self) -> list[Tensor]:
-        """Return every sum, those of calibration included."""
-        calibrations = self.calibration.tensors() + self.other_calibration.tensors()
-        classwise = [self.classwise.residuals] if self.classwise else []
-        return [self.sums, self.loss_sums, *calibrations, *classwise]
 
     def bins(self) -> Bins:
         """Return the sums per equal-width bin of confidence, for `reliability_data`."""
@@ -149,10 +132,9 @@ class Metrics(Sums):
         Raises:
             ValueError: no rows were added, or all of them are ignored.
         """
+        calibration = self.calibration.compute(seed=seed)
         bins = self.bins()
         count = int(bins.count.sum())
-        if not count:
-            raise ValueError("no rows to compute metrics from: none were added, or all are ignored")
         log_y, brier, top5 = (self.sums / count).tolist()
         nll = 0.0 - log_y  # not -0.0
         total, normaliser = self.loss_sums.tolist()
@@ -164,10 +146,7 @@ class Metrics(Sums):
             "top5": top5,
             "brier": brier,
         }
-        figures |= self.calibration.compute(seed=seed)
+        figures |= calibration
         if self.classwise:
             figures["classwise_ece"] = self.classwise.error(count)
-        other = self.other_calibration.bins()
-        if other.count.any():
-            figures["ece_other"] = expected_error(other)
         return figures | {"count": float(count)}

@@ -112,10 +112,9 @@ def test_every_loss_equals_its_paper(name):
     assert_close(losses.detach().numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (2, 5, 3, 2)])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_gradient_is_the_derivative_of_its_value(name, shape):
-    logits, targets = batch(*shape, seed=1)
+def test_every_gradient_is_the_derivative_of_its_value(name):
+    logits, targets = batch(2, 5, 3, 2, seed=1)
     targets.view(-1)[0] = -100
     inputs = logits.detach().clone()
 

@@ -1,6 +1,8 @@
 """configs/loss: every file on disk makes the loss it names, and lists what a user may set."""
 
 import inspect
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import hydra
@@ -23,11 +25,16 @@ SETS = {
 }
 
 
-def compose(name, *overrides, counts=(1, 1)):
-    """Return the settings of a loss, with facts of the data as a training script fills them in."""
+@cache
+def compose_once(name, *overrides):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
-        cfg = hydra.compose(overrides=[f"+loss={name}", *overrides])
+        return hydra.compose(overrides=[f"+loss={name}", *overrides])
+
+
+def compose(name, *overrides, counts=(1, 1)):
+    """Return the settings of a loss, with facts of the data as a training script fills them in."""
+    cfg = deepcopy(compose_once(name, *overrides))
     facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts), "classes": ""}
     OmegaConf.set_struct(cfg, False)
     cfg.facts = OmegaConf.create(facts, flags={"allow_objects": True})

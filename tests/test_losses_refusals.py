@@ -73,14 +73,20 @@ NUMBER = "must be a number in [0, 1), got"
         (CrossEntropyLoss, "weight", [1, -1, 1], f"{EVERY} -1.0 for class 1"),
         (CrossEntropyLoss, "weight", [1, 1, math.inf], f"{EVERY} inf for class 2"),
         (CrossEntropyLoss, "weight", tensor([math.nan, 1]), f"{EVERY} nan for class 0"),
-        (CrossEntropyLoss, "weight", [0, 0], "must be > 0 for at least one class, got only zeros"),
-        (CrossEntropyLoss, "weight", tensor(2.0), "must be one number per class, (C,)"),
-        (CrossEntropyLoss, "weight", "balanced", "must be one number per class, got 'balanced'"),
         (
             CrossEntropyLoss,
             "weight",
-            3,
-            "must be one number per class, (C,) with C >= 2, got ()",
+            [0, 0],
+            "must be one number per class, (C,), not all 0, got shape (2,)",
+        ),
+        (CrossEntropyLoss, "weight", tensor(2.0), "must be one number per class, (C,), not all"),
+        (CrossEntropyLoss, "weight", "balanced", "must be one number per class, got 'balanced'"),
+        (CrossEntropyLoss, "weight", 3, "must be one number per class, (C,), not all 0, got shape"),
+        (
+            CrossEntropyLoss,
+            "weight",
+            [3],
+            "must be one number per class, (C,), not all 0, got shape",
         ),
         (FocalLoss, "gamma", -1, "must be in [0, inf), got -1"),
         (FocalLoss, "gamma", math.inf, "must be in [0, inf), got inf"),
@@ -122,7 +128,6 @@ def test_numbers_of_numpy_are_numbers():
 BATCH, ZEROS = logits_of(4, 5), tensor([0] * 4)
 
 
-@every_loss
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
@@ -136,7 +141,7 @@ BATCH, ZEROS = logits_of(4, 5), tensor([0] * 4)
         ),
         (logits_of(4, 1), torch.ones(4, 1), "at least 2 classes on axis 1, got shape (4, 1)"),
         (logits_of(4, 0), ZEROS, "at least 2 classes on axis 1, got shape (4, 0)"),
-        (logits_of(1)[0], tensor(0), "logits must have a class axis, (N, C) or (C,)"),
+        (logits_of(1)[0], tensor(0), "at least 2 classes on axis 0, got shape ()"),
         (BATCH, torch.zeros(4), "must be integers, got torch.float32: use targets.long()"),
         (
             BATCH,
@@ -156,22 +161,24 @@ BATCH, ZEROS = logits_of(4, 5), tensor([0] * 4)
         (BATCH, tensor([0, 1, 2, -1]), "in [0, 5) or ignore_index (-100), got -1 at (3,)"),
     ],
 )
-def test_bad_batch_is_refused_with_the_remedy(make, logits, targets, message):
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)) as caught:
-        make()(logits, targets, logits)
+def test_bad_batch_is_refused_with_the_remedy_by_every_loss(logits, targets, message):
+    for make in ON_LOGITS:
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)) as caught:
+            make()(logits, targets, logits)
 
-    assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @every_loss
-@pytest.mark.parametrize("index", [-1, 5, -100, 10**12])
-def test_class_index_out_of_range_is_refused_on_later_batches_too(make, index):
+def test_class_index_out_of_range_is_refused_on_later_batches_too(make):
     loss_fn = make(ignore_index=3)
     logits, good = logits_of(4, 5), tensor([0, 1, 2, 3])
     loss_fn(logits, good, logits)
 
-    with pytest.raises(ValueError, match=rf"targets must be class indices in .* got {index} at"):
-        loss_fn(logits, tensor([0, 1, 3, index]), logits)
+    for index in (-1, 5, -100, 10**12):
+        message = rf"targets must be class indices in .* got {index} at"
+        with pytest.raises(ValueError, match=message):
+            loss_fn(logits, tensor([0, 1, 3, index]), logits)
 
 
 @every_loss
@@ -191,9 +198,9 @@ def test_softmax_applied_already_is_refused(make):
 def test_negative_log_likelihood_refuses_what_is_no_log_probability():
     targets = tensor([0] * 6)
 
-    with pytest.raises(ValueError, match=r"must be normalised .* such as that of probabilities"):
+    with pytest.raises(ValueError, match=r"must be normalised, .* such as that of probabilities"):
         NLLLoss()(logits_of(6, 9).softmax(1), targets)
-    with pytest.raises(ValueError, match=r"normalised .* or of raw logits: use log_softmax"):
+    with pytest.raises(ValueError, match=r"normalised, .* or of raw logits: use log_softmax"):
         NLLLoss()(logits_of(6, 9), targets)
     with pytest.raises(ValueError, match="or of raw logits"):
         NLLLoss()(logits_of(6, 9) - 10, targets)
@@ -206,8 +213,8 @@ def test_negative_log_likelihood_refuses_what_is_no_log_probability():
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (torch.full((4, 5), 0.6), r"sum to 1 over the class axis \(1\), got a sum of 3"),
-        (torch.zeros(4, 5), r"sum to 1 over the class axis \(1\), got a sum of 0"),
+        (torch.full((4, 5), 0.6), r"sum to 1 over the class axis \(1\), got .* least sum of 3"),
+        (torch.zeros(4, 5), r"sum to 1 over the class axis \(1\), got .* a least sum of 0"),
         (tensor([[1.5, -0.5, 0, 0, 0]] * 4), ".* a least entry of -0.5"),
         (torch.full((4, 5), math.nan), ".* a least entry of nan"),
     ],
@@ -232,7 +239,9 @@ def test_probability_targets_with_the_class_axis_last_are_refused():
 
 
 def test_ignored_indices_and_probability_targets_exclude_each_other():
-    with pytest.raises(ValueError, match=r"ignore_index \(1\) must be left at -100"):
+    with pytest.raises(
+        ValueError, match="ignore_index must be < 0 with class probabilities, got 1"
+    ):
         CrossEntropyLoss(ignore_index=1)(logits_of(4, 5), logits_of(4, 5).softmax(1))
 
 
@@ -244,9 +253,9 @@ def test_probability_targets_are_refused_by_a_loss_that_takes_indices_alone(make
 
 @pytest.mark.parametrize("make", [CrossEntropyLoss, LogSoftmaxNLLLoss, FocalLoss, HingeLoss])
 def test_weights_of_the_wrong_length_name_both_lengths(make):
-    with pytest.raises(ValueError, match="one entry for each of 5 classes, got 4"):
+    with pytest.raises(ValueError, match="weight must be one number per class, 5, got 4"):
         make([1.0] * 4)(logits_of(4, 5), tensor([0] * 4))
-    with pytest.raises(ValueError, match="one entry for each of 5 classes, got 6"):
+    with pytest.raises(ValueError, match="weight must be one number per class, 5, got 6"):
         make([1.0] * 6)(logits_of(4, 5), tensor([0] * 4))
 
 
@@ -254,7 +263,7 @@ def test_multi_label_targets_are_checked():
     logits = logits_of(4, 5)
 
     assert MultiLabelBCELoss()(logits, torch.eye(5)[:4].long()).isfinite()  # integers are cast
-    with pytest.raises(ValueError, match=r"targets must lie in \[0, 1\], got 5.0"):
+    with pytest.raises(ValueError, match=r"targets of labels must lie in \[0, 1\], got 5.0"):
         MultiLabelBCELoss()(logits, 5 * torch.eye(5)[:4])
     with pytest.raises(ValueError, match=r"shape of logits, \(4, 5\).*use OneVsRestBCELoss"):
         MultiLabelBCELoss()(logits, tensor([0, 1, 2, 3]))
@@ -269,7 +278,7 @@ def test_distillation_says_what_it_misses():
         ValueError, match=r"inputs must be given.*loss_fn\(logits, targets, inputs\)"
     ):
         DistillationLoss(lambda x: x)(logits, targets)
-    with pytest.raises(ValueError, match=r"of the shape of logits, \(4, 5\), got \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"teacher's logits must be \(4, 5\), got \(4, 3\)"):
         DistillationLoss(lambda x: x[:, :3])(logits, targets, logits)
     with pytest.raises(ValueError, match="teacher's logits must be raw scores"):
         DistillationLoss()(logits, targets, logits.softmax(1))
@@ -302,7 +311,7 @@ def test_healthy_batches_raise_no_alarm(make):
     loss_fn = make()
     draws = [torch.randn, torch.rand, lambda *a, **k: torch.randn(*a, **k).log_softmax(1)]
 
-    for i in range(1000):
+    for i in range(300):
         rows, classes = torch.randint(2, 12, (2,), generator=generator).tolist()
         logits = 10 ** (i % 5 - 2) * draws[i % 3](rows, classes, generator=generator)
         targets = torch.randint(classes, (rows,), generator=generator)
@@ -313,7 +322,7 @@ def test_healthy_batches_raise_no_alarm(make):
 def test_healthy_log_probabilities_soft_targets_and_labels_raise_no_alarm():
     generator = torch.Generator().manual_seed(0)
 
-    for i in range(1000):
+    for i in range(300):
         rows, classes = torch.randint(2, 12, (2,), generator=generator).tolist()
         dtype = (torch.float32, torch.float64, torch.bfloat16, torch.float16)[i % 4]
         logits = (10 ** (i % 5 - 2) * torch.randn(rows, classes, generator=generator)).to(dtype)

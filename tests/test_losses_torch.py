@@ -1,7 +1,6 @@
-"""Our modules in torch's place: the cases and reference functions that torch tests its own with."""
+"""Our modules in torch's place: the same numbers and gradients for every combination of options."""
 
-import warnings
-from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -9,34 +8,31 @@ from torch.testing import assert_close
 
 import losses
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ImportWarning)  # that hypothesis is not installed
-    from torch.testing._internal.common_modules import module_db
+SHAPES = [(6, 5), (5,), (3, 5, 2, 3), (0, 5)]  # rows, one row, further axes, nothing
+REDUCTIONS = ["mean", "sum", "none"]
+WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.25, 3.0], dtype=torch.float64)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
-@cache
-def cases(name):
-    """Return (description, options, input, target, torch's reference) of a module of torch.nn."""
-    (info,) = [info for info in module_db if info.module_cls is getattr(torch.nn, name)]
-    torch.manual_seed(0)
-    found = []
-    for case in info.module_inputs_func(info, "cpu", torch.float64, True, training=True):
-        options = dict(case.constructor_input.kwargs)
-        if options.get("weight") is not None:
-            options["weight"] = options["weight"].abs()  # ours refuses negative weights
-        desc = "squared" if "p" in options else case.desc  # p = 2, which HingeLoss does not offer
-        found.append((desc or "plain", options, *case.forward_input.args))
-    return found
+def combinations(**options):
+    """Return every combination of these options, as keyword arguments."""
+    return [dict(zip(options, values, strict=True)) for values in product(*options.values())]
 
 
-def pairs(*names, without=()):
-    """Return (module, number of the case) for every case whose description has none of these."""
-    return [
-        pytest.param(name, i, id=f"{name}-{case[0]}")
-        for name in names
-        for i, case in enumerate(cases(name))
-        if not any(word in case[0] for word in without)
-    ]
+def batch(shape, seed=0):
+    """Return logits (N, C, d1..dk) or (C,), and class indices."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    axis = 1 if len(shape) > 1 else 0
+    indices = torch.randint(5, shape[:axis] + shape[axis + 1 :], generator=generator)
+    return logits, indices
+
+
+def soft_targets(shape):
+    """Return probabilities of the classes that themselves want a gradient."""
+    probs = batch(shape, seed=1)[0].softmax(1 if len(shape) > 1 else 0)
+    return probs.requires_grad_()
 
 
 def value_and_gradients(module, logits, targets):
@@ -51,78 +47,76 @@ def value_and_gradients(module, logits, targets):
     return value.detach(), *torch.autograd.grad((value * outer).sum(), wanted)
 
 
-OURS = {
-    "CrossEntropyLoss": losses.CrossEntropyLoss,
-    "NLLLoss": losses.NLLLoss,
-    "BCEWithLogitsLoss": losses.MultiLabelBCELoss,
-}
+def assert_same(ours, theirs, logits, targets, factor=1):
+    """Assert that two modules have the same value and gradients, but for a factor."""
+    found, expected = (value_and_gradients(m, logits, targets) for m in (ours, theirs))
+    if expected[0].isnan().any():  # torch's mean over nothing, which is 0 here
+        assert not logits.numel()
+        expected = tuple(torch.zeros_like(part) for part in expected)
+    expected = tuple(factor * part for part in expected)
+    assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("name", "i"), pairs(*OURS))
-def test_drops_in_for_torch(name, i):
-    _, options, logits, targets = cases(name)[i]
+@every_reduction
+@every_shape
+def test_cross_entropy_drops_in_for_torch(shape, reduction):
+    logits, indices = batch(shape)
+    options = combinations(weight=[None, WEIGHT], label_smoothing=[0.0, 0.1, 0.9])
 
-    ours = value_and_gradients(OURS[name](**options), logits, targets)
-
-    theirs = value_and_gradients(getattr(torch.nn, name)(**options), logits, targets)
-    if theirs[0].isnan().any():  # torch's mean over no targets at all
-        assert (targets == options["ignore_index"]).all()
-        theirs = tuple(torch.zeros_like(part) for part in theirs)
-    assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize(("name", "i"), pairs("CrossEntropyLoss", without=["smoothing", "prob"]))
-def test_nll_spelled_out_and_focal_without_gamma_drop_in_for_cross_entropy(name, i):
-    _, options, logits, targets = cases(name)[i]
-    expected = value_and_gradients(losses.CrossEntropyLoss(**options), logits, targets)
-
-    for module in (losses.LogSoftmaxNLLLoss(**options), losses.FocalLoss(gamma=0, **options)):
-        assert_close(value_and_gradients(module, logits, targets), expected, rtol=1e-12, atol=1e-14)
+    for some in options:
+        some = some | {"reduction": reduction}
+        for targets, ignored in (
+            (soft_targets(shape), {}),
+            (indices, {}),
+            (indices, {"ignore_index": 3}),
+        ):
+            ours = losses.CrossEntropyLoss(**some, **ignored)
+            theirs = torch.nn.CrossEntropyLoss(**some, **ignored)
+            assert_same(ours, theirs, logits, targets)
 
 
-@pytest.mark.parametrize(("name", "i"), pairs("MultiMarginLoss", without=["squared"]))
-def test_weston_watkins_is_classes_times_multi_margin(name, i):
-    _, options, logits, targets = cases(name)[i]
-    if "weight" in options:
-        options = options | {"reduction": "sum"}  # torch's mean does not divide by the weights
+@every_reduction
+@every_shape
+def test_losses_on_their_way_to_cross_entropy_drop_in_for_torch(shape, reduction):
+    logits, indices = batch(shape)
+    log_probs = logits.log_softmax(1 if len(shape) > 1 else 0)
 
-    ours = value_and_gradients(
-        losses.HingeLoss(variant="weston_watkins", **options), logits, targets
-    )
+    for some in combinations(weight=[None, WEIGHT], ignore_index=[-100, 3]):
+        some = some | {"reduction": reduction}
+        assert_same(losses.NLLLoss(**some), torch.nn.NLLLoss(**some), log_probs, indices)
+        theirs = torch.nn.CrossEntropyLoss(**some)
+        assert_same(losses.LogSoftmaxNLLLoss(**some), theirs, logits, indices)
+        assert_same(losses.FocalLoss(gamma=0, **some), theirs, logits, indices)
 
-    theirs = value_and_gradients(torch.nn.MultiMarginLoss(**options), logits, targets)
-    assert_close(ours, tuple(logits.shape[1] * part for part in theirs), rtol=1e-12, atol=1e-14)
+
+@every_reduction
+@every_shape
+def test_multi_label_drops_in_for_torch(shape, reduction):
+    logits, targets = batch(shape)[0], soft_targets(shape)
+    last = torch.linspace(1, 9, shape[-1], dtype=torch.float64)  # of the last axis
+    each = targets.detach() + 0.5  # a weight of every element
+
+    for some in combinations(weight=[None, last, each], pos_weight=[None, last.flip(0)]):
+        some = some | {"reduction": reduction}
+        ours, theirs = losses.MultiLabelBCELoss(**some), torch.nn.BCEWithLogitsLoss(**some)
+        assert_same(ours, theirs, logits, targets)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-@pytest.mark.parametrize("shape", [(30, 5), (3, 5, 2, 7)])
-def test_options_of_cross_entropy_combine_as_in_torch(shape, smoothing, weighted, reduction):
-    generator = torch.Generator().manual_seed(0)
-    logits = 5 * torch.randn(shape, generator=generator, dtype=torch.float64)
-    soft = torch.randn(shape, generator=generator, dtype=torch.float64).softmax(1)
-    indices = torch.randint(5, soft[:, 0].shape, generator=generator)
-    options = {
-        "weight": torch.rand(5, generator=generator).double() if weighted else None,
-        "label_smoothing": smoothing,
-        "reduction": reduction,
-    }
+@every_reduction
+def test_weston_watkins_is_classes_times_multi_margin(reduction):
+    logits, targets = batch((6, 5))
 
-    for targets, ignored in ((soft, {}), (indices, {}), (indices, {"ignore_index": 3})):
-        assert_close(
-            value_and_gradients(losses.CrossEntropyLoss(**options, **ignored), logits, targets),
-            value_and_gradients(torch.nn.CrossEntropyLoss(**options, **ignored), logits, targets),
-            rtol=1e-12,
-            atol=1e-14,
-        )
+    for some in combinations(weight=[None, WEIGHT], margin=[1.0, 0.3]):
+        # torch's mean does not divide by the weights
+        given = "sum" if some["weight"] is not None and reduction == "mean" else reduction
+        some = some | {"reduction": given}
+        ours = losses.HingeLoss(variant="weston_watkins", **some)
+        assert_same(ours, torch.nn.MultiMarginLoss(**some), logits, targets, factor=5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_half_precision_probability_targets_are_taken_as_torch_takes_wide_ones(smoothing):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 5, generator=generator, dtype=torch.bfloat16)
-    targets = torch.randn(6, 5, generator=generator).softmax(1).bfloat16()
+    logits, targets = batch((6, 5))[0].bfloat16(), soft_targets((6, 5)).detach().bfloat16()
 
     loss = losses.CrossEntropyLoss(label_smoothing=smoothing)(logits, targets)
 
@@ -130,24 +124,8 @@ def test_half_precision_probability_targets_are_taken_as_torch_takes_wide_ones(s
     assert_close(loss, module(logits.float(), targets.float()))
 
 
-def test_pos_weight_is_that_of_torch():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(6, 5, generator=generator, dtype=torch.float64)
-    targets = (torch.rand(6, 5, generator=generator) < 0.4).double()
-    options = {"weight": torch.rand(6, 1).double(), "pos_weight": torch.linspace(1, 9, 5).double()}
-
-    assert_close(
-        value_and_gradients(losses.MultiLabelBCELoss(**options), logits, targets),
-        value_and_gradients(torch.nn.BCEWithLogitsLoss(**options), logits, targets),
-        rtol=1e-12,
-        atol=0,
-    )
-
-
 def test_second_derivative_of_plain_cross_entropy_is_that_of_torch():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    targets = torch.tensor([0, 1, 2, -100])
+    logits, targets = batch((4, 5))[0], torch.tensor([0, 1, 2, -100])
 
     def hessian(module):
         return torch.autograd.functional.hessian(lambda z: module(z, targets), logits)

@@ -8,12 +8,10 @@ does to the errors.
 import math
 import tracemalloc
 
-import netcal.metrics
 import numpy as np
 import pytest
 import sklearn.calibration
 import torch
-import torchmetrics.functional.classification as torchmetrics
 from test_metrics import measure, sample
 
 from metrics import (
@@ -79,6 +77,8 @@ def test_binned_errors_are_the_sums_written_out(n, num_bins):
 
 
 def test_ece_mce_and_adaptive_ece_agree_with_netcal():
+    import netcal.metrics  # slow to import
+
     log_probs, targets = sample(3000)
     probs, labels = log_probs.exp().numpy(), targets.numpy()
 
@@ -90,17 +90,6 @@ def test_ece_mce_and_adaptive_ece_agree_with_netcal():
     assert found["mce"] == pytest.approx(netcal.metrics.MCE(15).measure(probs, labels), abs=1e-9)
     assert adaptive_error(groups, 15) == pytest.approx(equal_mass, abs=1e-9)
     assert found["ace"] == pytest.approx(equal_mass, abs=1e-4)
-
-
-@pytest.mark.parametrize(("norm", "name"), [("l1", "ece"), ("l2", "rmsce"), ("max", "mce")])
-def test_errors_agree_with_torchmetrics_to_its_float32(norm, name):
-    log_probs, targets = sample(3000)
-
-    theirs = torchmetrics.multiclass_calibration_error(
-        log_probs.exp(), targets, 10, n_bins=15, norm=norm
-    )
-
-    assert measure(log_probs, targets)[name] == pytest.approx(theirs.item(), abs=3e-7)
 
 
 def test_bins_agree_with_scikit_learn():
@@ -167,7 +156,7 @@ def test_adaptive_ece_from_cells_is_off_by_what_a_cut_can_divide(num_cells, seed
     assert abs(found - exact_adaptive_error(confidence, correct)) <= bound
 
 
-def smooth_by_quadrature(confidence, correct, sigma, points=4000, images=2):
+def smooth_by_quadrature(confidence, correct, sigma, points=1000, images=2):
     """Return smECE_sigma by adding up a Gaussian and its mirror images for each prediction."""
     t = (np.arange(points) + 0.5) / points
     density = np.zeros(points)
@@ -204,17 +193,17 @@ def test_smooth_ece_of_no_residual_is_zero():
 # --- faults that were found in libraries ---
 
 
-def test_a_calibrated_stream_of_five_million_has_no_error():
-    # torchmetrics adds up in float32 and shows .044
+def test_a_calibrated_stream_of_a_million_has_no_error():
+    # torchmetrics adds up in float32 and shows .044 after five million
     metrics = Metrics(2)
     log_probs = torch.tensor([0.8, 0.2]).log().expand(50_000, 2)
     targets = (torch.arange(50_000) % 5 == 0).long()  # class 0 is right four times in five
 
-    for _ in range(100):
+    for _ in range(20):
         metrics.update(log_probs, targets)
 
     found = metrics.compute()
-    assert found["count"] == 5_000_000
+    assert found["count"] == 1_000_000
     for name in ("ece", "mce", "rmsce", "ace", "smooth_ece", "classwise_ece"):
         assert found[name] < 1e-6, name
     assert abs(found["overconfidence"]) < 1e-6
@@ -316,7 +305,7 @@ def test_the_tracker_alone_gives_the_same_error_as_the_metrics():
 
 
 def test_nothing_to_compute_from_is_refused():
-    with pytest.raises(ValueError, match="no predictions"):
+    with pytest.raises(ValueError, match="no rows to compute metrics from"):
         collect([], []).compute()
     with pytest.raises(ValueError, match="num_bins must be >= 1, got 0"):
         Calibration(0)

@@ -4,23 +4,31 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 from test_metrics import sample
-from test_metrics_calibration import bin_sums, collect, predictions
+from test_metrics_calibration import collect, predictions
 
 from metrics import Metrics
 
 
+def errors_of(bins, residuals):
+    """Return the ECE of each row of bins and of confidence minus correctness, (draws, n)."""
+    draws, n = residuals.shape
+    cells = bins + 15 * np.arange(draws)[:, None]
+    sums = np.bincount(cells.ravel(), residuals.ravel(), 15 * draws)
+    return np.abs(sums.reshape(draws, 15)).sum(1) / n
+
+
+def bins_of(confidence):
+    return np.digitize(confidence, np.arange(1, 15) / 15, right=True)
+
+
 def resampled_null(confidence, draws, seed=1):
     generator = np.random.default_rng(seed)
-    errors = []
-    for _ in range(draws):
-        labels = generator.random(len(confidence)) < confidence
-        errors.append(sum(abs(s) for _, s, _ in bin_sums(confidence, labels)) / len(confidence))
-    return np.array(errors)
+    labels = generator.random((draws, len(confidence))) < confidence
+    return errors_of(np.tile(bins_of(confidence), (draws, 1)), confidence - labels)
 
 
-@pytest.mark.parametrize("n", [30, 100, 1000, 10_000])
+@pytest.mark.parametrize("n", [30, 1000, 10_000])
 @pytest.mark.parametrize("shape", [(5, 2), (30, 1), (0.5, 0.5)])
 def test_the_null_value_is_the_mean_ece_of_labels_drawn_from_the_confidences(n, shape):
     confidence = np.random.default_rng(n).beta(*shape, n)
@@ -36,11 +44,8 @@ def test_the_null_value_is_the_mean_ece_of_labels_drawn_from_the_confidences(n, 
 @pytest.mark.parametrize("n", [100, 2000])
 def test_the_interval_is_that_of_predictions_drawn_again(n, overconfident):
     confidence, correct = predictions(n, overconfident=overconfident)
-    generator = np.random.default_rng(1)
-    errors = []
-    for _ in range(1000):
-        rows = generator.integers(0, n, n)
-        errors.append(sum(abs(s) for _, s, _ in bin_sums(confidence[rows], correct[rows])) / n)
+    rows = np.random.default_rng(1).integers(0, n, (1000, n))
+    errors = errors_of(bins_of(confidence)[rows], (confidence - correct)[rows])
     low, high = np.quantile(errors, [0.025, 0.975])
 
     found = collect(confidence, correct).compute()
@@ -67,7 +72,7 @@ def test_the_interval_holds_the_ece_of_other_test_sets_of_this_size(n, overconfi
 def test_one_bin_of_equal_confidences_has_its_null_value_in_closed_form():
     n, p = 40, 0.8
     outcomes = np.arange(n + 1)
-    chances = scipy.stats.binom.pmf(outcomes, n, p)
+    chances = np.array([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in outcomes])
 
     found = collect(np.full(n, p), np.ones(n, dtype=bool)).compute()["ece_null"]
 

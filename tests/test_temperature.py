@@ -23,8 +23,9 @@ def nll(scores, targets, temperature):
     return F.cross_entropy(scores.double() / temperature, targets).item()
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.0, 20.0])
-@pytest.mark.parametrize("classes", [2, 10, 500])
+@pytest.mark.parametrize(
+    ("classes", "temperature"), [(2, 0.1), (2, 3.0), (10, 0.7), (10, 1.0), (10, 20.0), (500, 3.0)]
+)
 def test_the_fit_is_the_minimum_that_a_search_finds(classes, temperature):
     scores, targets = sample(800, classes, temperature=temperature)
 
@@ -43,7 +44,7 @@ def test_the_fit_is_the_minimum_that_a_search_finds(classes, temperature):
     assert fit.at_bound is None
 
 
-@pytest.mark.parametrize("factor", [0.01, 0.1, 0.3, 7.7, 100, 1000])
+@pytest.mark.parametrize("factor", [0.01, 0.3, 1000])
 @pytest.mark.parametrize("temperature", [0.2, 1.4, 8.0])
 def test_scores_multiplied_by_c_have_their_temperature_multiplied_by_c(factor, temperature):
     scores, targets = sample(600, temperature=temperature)
@@ -151,7 +152,7 @@ def test_the_cut_into_chunks_and_ignored_rows_do_not_matter():
 
 
 def test_a_large_vocabulary_is_gone_through_in_pieces():
-    scores, targets = sample(200, 13_000, dtype=torch.float32)
+    scores, targets = sample(100, 13_000, dtype=torch.float32)
     calls = []
 
     def chunks():
