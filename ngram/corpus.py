@@ -41,9 +41,9 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def read_tiny_shakespeare(path: Path | None, root: Path) -> str:
+def read_tiny_shakespeare(path: str | None, root: str) -> str:
     """Return the text known as tiny Shakespeare: from `path`, or from a download kept in `root`."""
-    file = path or root / "tinyshakespeare.txt"
+    file = Path(path or Path(root) / "tinyshakespeare.txt")
     if path is None and not file.exists():
         _download(TINY_SHAKESPEARE, file, TINY_SHAKESPEARE_SHA256, TINY_SHAKESPEARE_BYTES)
     text = read_text(file)
@@ -61,32 +61,21 @@ def _download(url: str, file: Path, sha256: str, size: int) -> None:
 
     Where several processes ask for the file, one downloads it while the others wait for a lock.
     """
-    partial = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(file.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-            if not file.exists():
-                partial.write_bytes(_fetch(url, sha256, size))
-                os.replace(partial, file)
-        finally:
-            os.close(lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
+        if not file.exists():
+            with urllib.request.urlopen(url, timeout=30) as response:
+                content = response.read(size + 1)
+            found = hashlib.sha256(content).hexdigest()
+            if found != sha256:
+                raise OSError(f"received {len(content)} bytes with SHA-256 {found}, not {sha256}")
+            file.with_suffix(".part").write_bytes(content)
+            os.replace(file.with_suffix(".part"), file)
+        os.close(lock)
     except OSError as error:  # URLError and timeouts are OSErrors
         raise DataError(
-            f"{file} is missing and could not be downloaded ({error});"
+            f"{file} is missing and could not be downloaded ({url}: {error});"
             " give a copy with data.path=FILE, or use data=sonnets, which needs no network"
         ) from None
-
-
-def _fetch(url: str, sha256: str, size: int) -> bytes:
-    """Return the content of `url`, or refuse it where its SHA-256 is another."""
-    with urllib.request.urlopen(url, timeout=30) as response:
-        content: bytes = response.read(size + 1)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise DataError(
-            f"{url}: received {len(content)} bytes with SHA-256 {found}, expected {size} with"
-            f" {sha256}; give a copy with data.path=FILE"
-        )
-    return content

@@ -7,8 +7,9 @@ import sys
 from dataclasses import fields
 from itertools import islice
 
+from ngram.models import log_probs_by
 from ngram.sampling import sample_tokens
-from ngram.tokens import NEWLINE, UNK, Tokenizer, Vocabulary, join_tokens, tokenizer_for
+from ngram.tokens import NEWLINE, UNK, Tokenizer, join_tokens, tokenizer_for
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run
@@ -39,12 +40,12 @@ def generate(run: FinishedRun, prompt: str, length: int, temperature: float, see
     data, words = run.cfg.data, run.class_names
     if "nearest_first" not in data:
         raise ConfigError(f"{run.folder}: not an n-gram run; it has no text to continue")
-    settings = Tokenizer(**{field.name: data[field.name] for field in fields(Tokenizer)})
-    tokenizer = tokenizer_for(data.protocol, settings)
+    settings = {field.name: data[field.name] for field in fields(Tokenizer)}
+    tokenizer = tokenizer_for(data.protocol, Tokenizer(**settings))
     tokens = tokenizer(prompt.split("\n"))
     if tokens and tokens[-1] == NEWLINE:
         tokens.pop()  # the text goes on in the last line of the prompt
-    ids = Vocabulary(words).ids
+    ids = {word: i for i, word in enumerate(words)}
     unknown = sorted(set(tokens) - ids.keys())
     if unknown:
         print(f"not in the vocabulary: {', '.join(unknown)}", file=sys.stderr)
@@ -54,15 +55,8 @@ def generate(run: FinishedRun, prompt: str, length: int, temperature: float, see
     # tokens it sees unknown words.
     unk = ids.get(UNK, 0)
     context = [ids.get(NEWLINE, unk)] * data.context_size + [ids.get(t, unk) for t in tokens]
-    drawn = sample_tokens(
-        run.model,
-        run.loss_fn,
-        words,
-        context[-data.context_size :],
-        temperature=temperature,
-        seed=seed,
-        nearest_first=data.nearest_first,
-    )
+    network = log_probs_by(run.model, run.loss_fn, data.nearest_first)
+    drawn = sample_tokens(network, words, context[-data.context_size :], temperature, seed)
     sampled = [words[token] for token in islice(drawn, length)]
     return join_tokens([*tokens, *sampled], tokenizer.level)
 
