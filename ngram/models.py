@@ -47,8 +47,6 @@ class NGramMLP(nn.Module):
     al. 2017, arXiv 1703.02573.
     """
 
-    unigram_cdf: Tensor
-
     def __init__(
         self,
         vocab_size: int,
@@ -105,7 +103,7 @@ class NGramMLP(nn.Module):
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
         frequencies = class_counts.clamp(min=1).float()
         frequencies /= frequencies.sum()
-        self.register_buffer("unigram_cdf", frequencies.cumsum(0), persistent=False)
+        self.unigram_cdf = nn.Buffer(frequencies.cumsum(0), persistent=False)
         if unigram_bias:
             self.head.bias.data.copy_(frequencies.log())
         # In a tuple, so that they are registered once. What does nothing is not called: in a batch

@@ -113,9 +113,8 @@ class WordEmbedding:
         if context.final and self.words and embedding is not None:
             counts = context.splits.class_counts
             ids = counts.argsort(descending=True, stable=True)[: self.words]
-            names = [context.splits.class_names[i] for i in ids.tolist()]
             columns = {
-                "word": [visible(name) for name in names],
+                "word": [visible(context.splits.class_names[i]) for i in ids.tolist()],
                 "count": [str(count) for count in counts[ids].tolist()],
             }
             vectors = embedding.weight.detach().cpu()[ids]

@@ -41,7 +41,7 @@ class Tokenizer:
     def __post_init__(self) -> None:
         check_setting("level", self.level, self.level in LEVELS, f"one of {', '.join(LEVELS)}")
         known = f"one of {', '.join(LINE_ENDS)}"
-        check_setting("line_ends", self.line_ends, self.line_ends in LINE_ENDS, known)
+        check_setting("line_ends", self.line_ends, self.line_ends in [*LINE_ENDS], known)
         is_allowed = self.min_count >= 1 if self.unk else self.min_count == 1
         check_setting("min_count", self.min_count, is_allowed, "at least 1, and 1 where unk=false")
         try:
@@ -110,8 +110,8 @@ def encode(tokens: Sequence[str], words: Sequence[str]) -> list[int]:
     unknown = sorted(set(tokens) - ids.keys())
     if unknown and UNK not in ids:
         raise DataError(
-            f"data.unk=false, but {len(unknown)} tokens of the held-out text are not in the"
-            f" training block ({', '.join(map(repr, unknown[:5]))}); set data.unk=true"
+            f"{len(unknown)} tokens are not in the training text, which has no {UNK}"
+            f" ({', '.join(map(repr, unknown[:5]))}); train with data.unk=true"
         )
     return [ids[token] if token in ids else ids[UNK] for token in tokens]
 
