@@ -80,7 +80,7 @@ def smoothing_curves(p: Tensor) -> Curves:
     That is the entropy of the smoothed target, which is reached where the model equals it.
     """
     logits, target = distributions(p, 10).log(), torch.zeros(len(p), dtype=torch.long)
-    least = torch.special.entr(distributions(torch.tensor([0.91]), 10)).sum()
+    least = torch.special.entr(distributions(p.new_tensor([0.91]), 10)).sum()
     return {
         "cross-entropy": CrossEntropyLoss().elementwise(logits, target),
         "label smoothing 0.1": CrossEntropyLoss(label_smoothing=0.1).elementwise(logits, target),
