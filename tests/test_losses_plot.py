@@ -77,16 +77,24 @@ def test_naive_log_softmax_is_lost_where_the_stable_one_is_right():
     assert_close(stable[1:], heights[1:])
 
 
-def test_every_figure_is_a_png_and_an_image_in_tensorboard(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--out", str(tmp_path / "figures")])
+@pytest.mark.parametrize("name", plot_losses.FIGURES)
+def test_every_curve_of_a_figure_has_a_height_at_each_x(name):
+    curves_of, x, *_ = plot_losses.FIGURES[name]
 
-    few_points = {name: (f, x[::20], *rest) for name, (f, x, *rest) in plot_losses.FIGURES.items()}
-    monkeypatch.setattr(plot_losses, "FIGURES", few_points)
+    curves = curves_of(x[::40])
+
+    assert len(curves) > 1
+    assert all(y.shape == x[::40].shape for y in curves.values())
+
+
+def test_each_figure_is_a_png_and_an_image_in_tensorboard(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--out", str(tmp_path / "figures")])
+    names = {"smoothing_floor", "log_softmax"}
+    monkeypatch.setattr(plot_losses, "FIGURES", {n: plot_losses.FIGURES[n] for n in names})
 
     plot_losses.main()
 
-    names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert names == set(plot_losses.FIGURES)
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == names
     events = EventAccumulator(str(tmp_path / "figures")).Reload()
     assert set(events.Tags()["images"]) == {f"losses/{name}" for name in names}
     assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path / 'figures'}\n")
