@@ -1,18 +1,14 @@
 """The texts: the bundled Sonnets, a download that is verified, or any file; each is one string."""
 
-import fcntl
 import hashlib
-import os
-import urllib.request
 from pathlib import Path
+
+import torch
 
 from training.errors import DataError
 
-TINY_SHAKESPEARE = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
-TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-TINY_SHAKESPEARE_BYTES = 1_115_394
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
 def read_sonnets(numbers: list[int] | None = None) -> str:
@@ -41,52 +37,24 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def read_tiny_shakespeare(path: Path | None, root: Path) -> str:
+def read_tiny_shakespeare(path: str | None, root: str) -> str:
     """Return the text known as tiny Shakespeare: from `path`, or from a download kept in `root`."""
-    file = path or root / "tinyshakespeare.txt"
+    file = Path(path or Path(root) / "tinyshakespeare.txt")
     if path is None and not file.exists():
-        _download(TINY_SHAKESPEARE, file, TINY_SHAKESPEARE_SHA256, TINY_SHAKESPEARE_BYTES)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # the file appears only once its content is verified, whoever else asks for it
+            torch.hub.download_url_to_file(URL, str(file), SHA256, progress=False)
+        except (OSError, RuntimeError) as error:  # RuntimeError: its SHA-256 is another
+            raise DataError(
+                f"{file} is missing and could not be downloaded from {URL} ({error});"
+                " give a copy with data.path=FILE, or use data=sonnets, which needs no network"
+            ) from None
     text = read_text(file)
     found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != TINY_SHAKESPEARE_SHA256:
+    if found != SHA256:
         raise DataError(
-            f"{file}: not tiny Shakespeare (SHA-256 {found}, expected {TINY_SHAKESPEARE_SHA256});"
+            f"{file}: not tiny Shakespeare (SHA-256 {found}, expected {SHA256});"
             " delete it to download it again, or use data=text_file for another text"
         )
     return text
-
-
-def _download(url: str, file: Path, sha256: str, size: int) -> None:
-    """Download `url` into `file`, which appears only once its content is verified.
-
-    Where several processes ask for the file, one downloads it while the others wait for a lock.
-    """
-    partial = file.with_suffix(".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(file.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends, however it ends
-            if not file.exists():
-                partial.write_bytes(_fetch(url, sha256, size))
-                os.replace(partial, file)
-        finally:
-            os.close(lock)
-    except OSError as error:  # URLError and timeouts are OSErrors
-        raise DataError(
-            f"{file} is missing and could not be downloaded ({error});"
-            " give a copy with data.path=FILE, or use data=sonnets, which needs no network"
-        ) from None
-
-
-def _fetch(url: str, sha256: str, size: int) -> bytes:
-    """Return the content of `url`, or refuse it where its SHA-256 is another."""
-    with urllib.request.urlopen(url, timeout=30) as response:
-        content: bytes = response.read(size + 1)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise DataError(
-            f"{url}: received {len(content)} bytes with SHA-256 {found}, expected {size} with"
-            f" {sha256}; give a copy with data.path=FILE"
-        )
-    return content

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from ngram.corpus import read_sonnets, read_text, read_tiny_shakespeare
-from ngram.tokens import UNK, Tokenizer, Vocabulary, tokenizer_for
+from ngram.tokens import UNK, Tokenizer, encode, tokenizer_for, vocabulary_of
 from training.data import Split, Splits, check_shares
-from training.errors import ConfigError, DataError, check_setting
-
-MAX_WINDOW_IDS = 2**28  # 2 GB
+from training.errors import DataError, check_setting
 
 
 def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
@@ -24,9 +22,7 @@ def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
 
 def tiny_shakespeare(path: str | None, root: str, **settings: Any) -> Splits:
     """Return windows over tiny Shakespeare: a copy at `path`, or one downloaded into `root`."""
-    copy = Path(path) if path else None
-    read = partial(read_tiny_shakespeare, copy, Path(root))
-    return text_splits(read, "tiny Shakespeare", **settings)
+    return text_splits(partial(read_tiny_shakespeare, path, root), "tiny Shakespeare", **settings)
 
 
 def text_file(path: str | None, **settings: Any) -> Splits:
@@ -66,52 +62,38 @@ def text_splits(
     """
     check_setting("context_size", context_size, 1 <= context_size <= 2**14, "from 1 to 16384")
     check_shares(split)
-    is_allowed = max_lines is None or max_lines >= 1
-    check_setting("max_lines", max_lines, is_allowed, "null or at least 1")
+    check_setting("max_lines", max_lines, max_lines is None or max_lines > 0, "null or at least 1")
     tokenizer = tokenizer_for(protocol, Tokenizer(**tokenizer_settings))
     lines = read().removesuffix("\n").split("\n")[:max_lines]
-    blocks = consecutive_blocks(lines, tokenizer, split)
-    num_tokens = sum(map(len, blocks))
+    blocks = blocks_of(lines, tokenizer, split)
     if len(blocks[0]) <= context_size:
-        hint = "give a longer text, or more data.max_lines"
-        if tokenizer.level != "char" and len(lines) < 10:
-            hint = f"the text is split by lines and has {len(lines)}; break it into more"
         raise DataError(
             f"{name}: {len(blocks[0])} training tokens are too few for"
-            f" data.context_size={context_size}; {hint}"
+            f" data.context_size={context_size}; give a longer text, or more data.max_lines"
+            f" (words are split by lines, of which there are {len(lines)})"
         )
-    if num_tokens * context_size > MAX_WINDOW_IDS:
-        raise ConfigError(
-            f"data.context_size={context_size}: the windows of {num_tokens:,} tokens"
-            f" would hold more than {MAX_WINDOW_IDS:,} ids; use a smaller one, or data.max_lines"
-        )
-    vocabulary = Vocabulary.from_tokens(blocks[0], tokenizer.min_count, tokenizer.unk)
-    if len(vocabulary.words) < 2:
+    words = vocabulary_of(blocks[0], tokenizer.min_count, tokenizer.unk)
+    if len(words) < 2:
         raise DataError(
             f"{name}: no two words come data.min_count={tokenizer.min_count} times in the training"
             " block; give a longer text, or set data.min_count=1"
         )
-    ids = torch.tensor([i for block in blocks for i in vocabulary.encode(block)])
-    contexts, targets = windows_of(ids, context_size, nearest_first)
+    ids = torch.tensor(encode([token for block in blocks for token in block], words))
+    contexts = in_text_order(ids.unfold(0, context_size, 1)[:-1], nearest_first).contiguous()
+    targets = ids[context_size:]
     edges = [0, *(end - context_size for end in accumulate(map(len, blocks)))]
-    train, val, calibration, test = (
-        Split(contexts[start:end], targets[start:end]) for start, end in pairwise(edges)
-    )
+    train, val, calibration, test = (Split(contexts[i:j], targets[i:j]) for i, j in pairwise(edges))
     label = f"{name} {protocol}" if protocol else name
-    return Splits(
-        train=train,
-        val=val,
-        calibration=calibration,
-        test=test,
-        class_counts=torch.bincount(train.targets, minlength=len(vocabulary.words)),
-        class_names=vocabulary.words,
-        protocol=f"{label}: {_describe(tokenizer, vocabulary, test if len(test) else train)}",
-    )
+    unknown = f", no {UNK}"
+    if UNK in words:
+        share = ((test if len(test) else train).targets == words.index(UNK)).double().mean()
+        unknown = f" (min count {tokenizer.min_count}), {UNK} {share:.1%} of targets and scored"
+    about = f"{label}: {tokenizer.describe()}; vocabulary {len(words):,}{unknown}"
+    class_counts = torch.bincount(train.targets, minlength=len(words))
+    return Splits(train, val, calibration, test, class_counts, words, about)
 
 
-def consecutive_blocks(
-    lines: Sequence[str], tokenizer: Tokenizer, split: Sequence[float]
-) -> list[list[str]]:
+def blocks_of(lines: list[str], tokenizer: Tokenizer, split: Sequence[float]) -> list[list[str]]:
     """Return the tokens of each block; a block's share is one of lines, or of characters.
 
     Characters are shared out exactly because published splits of characters end within a line.
@@ -124,24 +106,9 @@ def consecutive_blocks(
     return blocks if by_char else [tokenizer(block) for block in blocks]
 
 
-def windows_of(ids: Tensor, context_size: int, nearest_first: bool) -> tuple[Tensor, Tensor]:
-    """Return contexts (N - context_size, context_size) and the tokens (N - context_size,) after."""
-    contexts = in_text_order(ids.unfold(0, context_size, 1)[:-1], nearest_first)
-    return contexts.contiguous(), ids[context_size:]
-
-
 def in_text_order(contexts: Tensor, nearest_first: bool) -> Tensor:
     """Return the data's contexts (N, T) in the order of the text, nearest token last.
 
     The same call turns contexts in the order of the text into those of the data.
     """
     return contexts.flip(1) if nearest_first else contexts
-
-
-def _describe(tokenizer: Tokenizer, vocabulary: Vocabulary, scored: Split) -> str:
-    """Return what a perplexity on the split `scored` depends on, in one line."""
-    text = f"{tokenizer.describe()}; vocabulary {len(vocabulary.words):,}"
-    if UNK not in vocabulary.ids:
-        return f"{text}, no {UNK}"
-    share = (scored.targets == vocabulary.ids[UNK]).double().mean().item()
-    return f"{text} (min count {tokenizer.min_count}), {UNK} {share:.1%} of targets and scored"

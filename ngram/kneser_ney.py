@@ -59,32 +59,23 @@ class KneserNey:
     @classmethod
     def fit(cls, tokens: Tensor, vocab_size: int, order: int) -> "KneserNey":
         """Return the model of n-grams of up to `order` tokens, counted on token ids (N,)."""
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
-        text: Ints = tokens.cpu().numpy().astype(np.int64)
-        if text.ndim != 1 or not len(text) or text.min() < 0 or text.max() >= vocab_size:
-            raise ValueError(f"tokens must be a 1-D tensor of one or more ids in [0, {vocab_size})")
+        text: Ints = tokens.cpu().numpy()
         base = vocab_size + 1
         padded = np.concatenate([np.full(order, vocab_size), text])
         # For each position of the text: the id of its context, and of its n-gram one order below.
         context = shorter = np.zeros(len(text), np.int64)
-        contexts: list[Ints] = [np.zeros(1, np.int64)]
-        ngrams: list[Ints] = []
-        counts: list[Ints] = []
+        levels: list[list[Ints]] = []  # of each order: keys of contexts, keys of n-grams, counts
         for n in range(order):
-            if n > 0:  # lengthen each context by one token
-                farthest = padded[order - n : -n]
-                keys, context = np.unique(context * base + farthest, return_inverse=True)
-                contexts.append(keys)
-            keys, first, ngram, count = np.unique(
+            farthest = padded[order - n : len(padded) - n] if n else 0  # lengthens each context
+            keys, context = np.unique(context * base + farthest, return_inverse=True)
+            ngrams, first, ngram, count = np.unique(
                 context * base + text, return_index=True, return_inverse=True, return_counts=True
             )
-            if n > 0:  # each n-gram is one more word that comes before the shorter n-gram in it
-                counts[-1] = np.bincount(shorter[first])
-            ngrams.append(keys)
-            counts.append(count)
+            if n:  # each n-gram is one more word that comes before the shorter n-gram in it
+                levels[-1][2] = np.bincount(shorter[first])
+            levels.append([keys, ngrams, count])
             shorter = ngram
-        unigrams, *orders = map(_smooth, contexts, ngrams, counts, [base] * order)
+        unigrams, *orders = (_smooth(base, *level) for level in levels)
         unigram = np.full(vocab_size, unigrams.backoff[0] / vocab_size)
         unigram[unigrams.words] += unigrams.probs
         return cls(unigram, tuple(orders))
@@ -104,9 +95,7 @@ class KneserNey:
             ids = np.searchsorted(order.contexts, keys)
             seen = order.contexts[np.minimum(ids, len(order.contexts) - 1)] == keys
             rows, ids = rows[seen], ids[seen]
-            backoff = np.ones(len(tokens))
-            backoff[rows] = order.backoff[ids]
-            probs *= backoff[:, None]
+            probs[rows] *= order.backoff[ids][:, None]
             sizes = order.starts[ids + 1] - order.starts[ids]
             row = np.repeat(np.arange(len(rows)), sizes)  # one entry per n-gram of these contexts
             ngram = np.arange(len(row)) + (order.starts[ids + 1] - sizes.cumsum())[row]
@@ -114,7 +103,7 @@ class KneserNey:
         return torch.from_numpy(probs).to(contexts.device).log_()
 
 
-def _smooth(contexts: Ints, ngrams: Ints, counts: Ints, base: int) -> _Order:
+def _smooth(base: int, contexts: Ints, ngrams: Ints, counts: Ints) -> _Order:
     """Return the order whose contexts and n-grams have these keys, and its n-grams these counts."""
     context, words = np.divmod(ngrams, base)
     discount = _discounts(counts)[np.minimum(counts, 3)]

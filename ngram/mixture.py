@@ -4,14 +4,12 @@ Source: Jelinek and Mercer 1980, Interpolated estimation of Markov source parame
 data.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from ngram.models import LogProbs
 from training.data import Split
 
-LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> log-probabilities (N, V) in float64
 CHUNK_ROWS = 512
 
 
@@ -40,8 +38,6 @@ def best_weight(network: LogProbs, counted: LogProbs, split: Split) -> float:
     low, high = 0.0, 1.0
     for _ in range(50):
         weight = (low + high) / 2
-        if ((p - q) / (weight * p + (1 - weight) * q)).sum() > 0:
-            low = weight
-        else:
-            high = weight
+        slope = ((p - q) / (weight * p + (1 - weight) * q)).sum()
+        low, high = (weight, high) if slope > 0 else (low, weight)
     return (low + high) / 2

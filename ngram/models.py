@@ -1,10 +1,15 @@
 """Models that read a context of token ids and give a logit for each word that may follow."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from losses import ClassificationLoss
+from ngram.data import in_text_order
 from training.errors import check_setting
+
+LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> log-probabilities (N, V) in float64
 
 # Shapes: N examples, T tokens of context, D embedding, H hidden, V vocabulary.
 
@@ -42,9 +47,6 @@ class NGramMLP(nn.Module):
     al. 2017, arXiv 1703.02573.
     """
 
-    unigram_cdf: Tensor
-    max_parameters = 2**28
-
     def __init__(
         self,
         vocab_size: int,
@@ -64,22 +66,11 @@ class NGramMLP(nn.Module):
         input_dropout: float = 0.0,
     ):
         super().__init__()
-        _check_sizes(
-            context_size=context_size,
-            embedding_dim=embedding_dim,
-            hidden_dim=hidden_dim,
-            depth=depth,
-        )
-        _check_shares(
-            input_dropout=input_dropout, dropout=dropout, output_dropout=output_dropout, noise=noise
-        )
+        _check_sizes(context_size=context_size, embedding_dim=embedding_dim)
+        _check_sizes(hidden_dim=hidden_dim, depth=depth)
+        _check_shares(input_dropout=input_dropout, dropout=dropout)
+        _check_shares(output_dropout=output_dropout, noise=noise)
         check_setting("near", near, near is None or near >= 1, "null or at least 1")
-        hidden_weights = (context_size * embedding_dim + (4 * depth - 3) * hidden_dim) * hidden_dim
-        if hidden_weights + vocab_size * max(embedding_dim, hidden_dim) > self.max_parameters:
-            raise ValueError(
-                f"hidden_dim={hidden_dim} needs more than {self.max_parameters:,} parameters with"
-                f" embedding_dim={embedding_dim}, context_size={context_size}, depth={depth}"
-            )
         self.noise = noise
         self.near = None if near is None else slice(near) if nearest_first else slice(-near, None)
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
@@ -89,7 +80,7 @@ class NGramMLP(nn.Module):
         norm = nn.LayerNorm if layer_norm else nn.Identity
         self.norm = norm(hidden_dim)
         self.hidden = nn.ModuleList(
-            nn.Sequential(
+            Residual(
                 norm(hidden_dim),
                 nn.Linear(hidden_dim, 2 * hidden_dim),
                 nn.GELU(),
@@ -99,26 +90,26 @@ class NGramMLP(nn.Module):
             for _ in range(depth - 1)
         )
         if near is not None:
-            gates = torch.full((context_size, embedding_dim), 1 / context_size)
-            self.gates = nn.Parameter(gates)
+            self.gates = nn.Parameter(torch.full((context_size, embedding_dim), 1 / context_size))
         self.dropout = _dropout(dropout)
         self.output: nn.Module = norm(hidden_dim)
         if tied:
-            self.output = nn.Sequential(
-                nn.Linear(hidden_dim, embedding_dim),
-                norm(embedding_dim),
-                nn.Dropout(output_dropout),
-            )
+            to_embedding = nn.Linear(hidden_dim, embedding_dim)
+            self.output = nn.Sequential(to_embedding, norm(embedding_dim), _dropout(output_dropout))
         self.head = nn.Linear(embedding_dim if tied else hidden_dim, vocab_size)
         if tied:
             self.head.weight = self.embedding.weight
             # with nn.Embedding's own N(0, 1) the first logits would have a spread of sqrt(D)
             nn.init.normal_(self.embedding.weight, std=embedding_dim**-0.5)
-        counts = class_counts.clamp(min=1).float()
-        frequencies = counts / counts.sum()
-        self.register_buffer("unigram_cdf", frequencies.cumsum(0), persistent=False)
+        frequencies = class_counts.clamp(min=1).float()
+        frequencies /= frequencies.sum()
+        self.unigram_cdf = nn.Buffer(frequencies.cumsum(0), persistent=False)
         if unigram_bias:
             self.head.bias.data.copy_(frequencies.log())
+        # In a tuple, so that they are registered once. What does nothing is not called: in a batch
+        # of one example, calls are what takes the time.
+        layers = (self.input_dropout, self.input, self.norm, torch.relu, self.dropout, *self.hidden)
+        self.layers = tuple(x for x in (*layers, self.output) if not isinstance(x, nn.Identity))
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return the output layer's inputs, (N, H), or (N, D) where tied, for contexts (N, T)."""
@@ -127,11 +118,10 @@ class NGramMLP(nn.Module):
         x = self.embedding(inputs)  # (N, T, D)
         if self.near is not None:
             x = torch.cat([x[:, self.near], (x * self.gates).sum(1, keepdim=True)], 1)
-        x = self.norm(self.input(self.input_dropout(x.flatten(1))))
-        x = self.dropout(F.relu(x))  # (N, H)
-        for block in self.hidden:
-            x = x + block(x)
-        return self.output(x)
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits (N, V) for contexts (N, T)."""
@@ -145,6 +135,14 @@ class NGramMLP(nn.Module):
         return torch.where(is_replaced, draws, inputs)
 
 
+class Residual(nn.Sequential):
+    """A residual block: x + the layers applied to x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + the layers applied to x."""
+        return x + super().forward(x)  # type: ignore[no-untyped-call]  # torch has no type here
+
+
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         check_setting(name, size, 1 <= size <= 2**14, "from 1 to 16384")
@@ -156,7 +154,7 @@ def _check_shares(**shares: float) -> None:
 
 
 def _dropout(share: float) -> nn.Module:
-    return nn.Dropout(share) if share > 0 else nn.Identity()  # which is faster
+    return nn.Dropout(share) if share > 0 else nn.Identity()
 
 
 class NGramTable(nn.Module):
@@ -167,27 +165,38 @@ class NGramTable(nn.Module):
     word of context.
     """
 
-    max_parameters = 2**27
-
     def __init__(self, vocab_size: int, context_size: int):
         super().__init__()
-        if vocab_size ** (context_size + 1) > self.max_parameters:
+        if vocab_size ** (context_size + 1) > 2**27:
             raise ValueError(
                 f"context_size={context_size} needs {vocab_size}**{context_size + 1} logits, more"
-                f" than {self.max_parameters:,}; use data.context_size=1 or data.level=char"
+                f" than {2**27:,}; use data.context_size=1 or data.level=char"
             )
         self.rows = nn.Embedding(vocab_size**context_size, vocab_size)
         nn.init.zeros_(self.rows.weight)
-        self.head = nn.Identity()
         self.vocab_size = vocab_size
 
-    def features(self, inputs: Tensor) -> Tensor:
-        """Return the logit rows (N, V) of contexts (N, T)."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return logits (N, V) for contexts (N, T)."""
         row = torch.zeros_like(inputs[:, 0])
         for token in inputs.unbind(1):
             row = row * self.vocab_size + token
         return self.rows(row)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits (N, V) for contexts (N, T)."""
-        return self.head(self.features(inputs))
+
+def log_probs_by(model: nn.Module, loss_fn: ClassificationLoss, nearest_first: bool) -> LogProbs:
+    """Return what a model says of contexts in the order of the text, by the link of its loss.
+
+    Args:
+        model: contexts (N, T) -> logits (N, V); it is put in evaluation mode.
+        loss_fn: its link gives the probabilities.
+        nearest_first: whether the model reads its contexts counted back from the target.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+
+    def log_probs(contexts: Tensor) -> Tensor:
+        inputs = in_text_order(contexts, nearest_first).to(device)
+        return loss_fn.log_probs(model(inputs)).cpu().double()
+
+    return log_probs

@@ -1,11 +1,11 @@
 """What the n-gram task reports beside the shared metrics: verse, Kneser-Ney, and embeddings."""
 
 import torch
-from torch import Tensor
 
 from ngram.data import in_text_order
 from ngram.kneser_ney import KneserNey
-from ngram.mixture import LogProbs, best_weight, mixture
+from ngram.mixture import best_weight, mixture
+from ngram.models import LogProbs, log_probs_by
 from ngram.sampling import sample_lines, sample_tokens
 from training.data import Split, stream_seed
 from training.errors import check_setting
@@ -37,15 +37,9 @@ class Verse:
             return Report()
         words = context.splits.class_names
         last_context = in_text_order(context.splits.train.inputs, self.nearest_first)[-1]
-        tokens = sample_tokens(
-            context.model,
-            context.loss_fn,
-            words,
-            last_context.tolist(),
-            temperature=self.temperature,
-            seed=stream_seed(context.seed, "verse"),
-            nearest_first=self.nearest_first,
-        )
+        network = log_probs_by(context.model, context.loss_fn, self.nearest_first)
+        seed = stream_seed(context.seed, "verse")
+        tokens = sample_tokens(network, words, last_context.tolist(), self.temperature, seed)
         text = "\n".join(sample_lines(tokens, words, self.lines, self.level))
         context.log.text("verse", text, context.step)
         return Report(text=text)
@@ -72,40 +66,32 @@ class KneserNeyBaseline:
     @torch.no_grad()
     def __call__(self, context: ReportContext) -> Report:
         """Return a row of test metrics for Kneser-Ney and one for the mixture."""
-        splits = context.splits
+        splits, max_rows = context.splits, context.max_rows
         if not (context.final and self.max_order and len(splits.val) and len(splits.test)):
             return Report()
-
-        def metrics_of(log_probs: LogProbs, split: Split) -> dict[str, float]:
-            return measure(log_probs, split, splits.num_classes, context.max_rows)
-
         train, val, calibration, test = (
             Split(in_text_order(split.inputs, self.nearest_first).cpu(), split.targets.cpu())
             for split in (splits.train, splits.val, splits.calibration, splits.test)
         )
+
+        def metrics_of(log_probs: LogProbs, split: Split) -> dict[str, float]:
+            return measure(log_probs, split, splits.num_classes, max_rows)
+
         text = torch.cat([train.inputs[0], train.targets])
         orders = range(1, min(self.max_order, train.inputs.shape[1] + 1) + 1)
-        models = {order: KneserNey.fit(text, splits.num_classes, order) for order in orders}
-        order = min(orders, key=lambda order: metrics_of(models[order].log_probs, val)["nll"])
-        counted = models[order].log_probs
-        counted_metrics = metrics_of(counted, test)
-        rows = {f"test, Kneser-Ney {order}": counted_metrics}
-        logged = {f"kneser_ney_{name}": value for name, value in counted_metrics.items()}
-        logged["kneser_ney_order"] = order
+        models = {n: KneserNey.fit(text, splits.num_classes, n).log_probs for n in orders}
+        order = min(orders, key=lambda n: metrics_of(models[n], val)["nll"])
+        counted = models[order]
+        rows = {f"test, Kneser-Ney {order}": metrics_of(counted, test)}
+        logged: dict[str, float] = {"kneser_ney_order": order}
         if len(calibration):
-            context.model.eval()
-
-            def network(contexts: Tensor) -> Tensor:
-                inputs = in_text_order(contexts, self.nearest_first)
-                logits = context.model(inputs.to(splits.test.targets.device))
-                return context.loss_fn.log_probs(logits).cpu().double()
-
-            measured = calibration.first(context.max_rows or len(calibration))
-            weight = best_weight(network, counted, measured)
-            mixture_metrics = metrics_of(mixture(network, counted, weight), test)
-            rows[f"test, mixed with Kneser-Ney {order} (w = {weight:.2f})"] = mixture_metrics
-            logged |= {f"mixture_{name}": value for name, value in mixture_metrics.items()}
+            network = log_probs_by(context.model, context.loss_fn, self.nearest_first)
+            weight = best_weight(network, counted, calibration.first(max_rows or len(calibration)))
+            label = f"test, mixed with Kneser-Ney {order} (w = {weight:.2f})"
+            rows[label] = metrics_of(mixture(network, counted, weight), test)
             logged["mixture_weight"] = weight
+        for prefix, metrics in zip(("kneser_ney", "mixture"), rows.values(), strict=False):
+            logged |= {f"{prefix}_{name}": value for name, value in metrics.items()}
         context.log.scalars("test", logged, context.step)
         return Report(rows=rows)
 
@@ -127,9 +113,8 @@ class WordEmbedding:
         if context.final and self.words and embedding is not None:
             counts = context.splits.class_counts
             ids = counts.argsort(descending=True, stable=True)[: self.words]
-            names = [context.splits.class_names[i] for i in ids.tolist()]
             columns = {
-                "word": [visible(name) for name in names],
+                "word": [visible(context.splits.class_names[i]) for i in ids.tolist()],
                 "count": [str(count) for count in counts[ids].tolist()],
             }
             vectors = embedding.weight.detach().cpu()[ids]

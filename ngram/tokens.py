@@ -6,13 +6,14 @@ Every perplexity depends on these settings, so it is shown together with them.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass
 
 from training.errors import DataError, check_setting
 
 UNK = "<unk>"
 NEWLINE = "\n"
+LEVELS = ("word", "char", "whitespace")
+LINE_ENDS = {"drop": "dropped", "nonblank": "tokens", "all": "tokens, blank lines too"}
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,11 @@ class Tokenizer:
     unk: bool = True
 
     def __post_init__(self) -> None:
-        levels, line_ends = ("word", "char", "whitespace"), ("drop", "nonblank", "all")
-        check_setting("level", self.level, self.level in levels, "word, char or whitespace")
-        is_known = self.line_ends in line_ends
-        check_setting("line_ends", self.line_ends, is_known, "drop, nonblank or all")
-        check_setting("min_count", self.min_count, self.min_count >= 1, "at least 1")
-        keeps_all = self.min_count == 1
-        check_setting("min_count", self.min_count, self.unk or keeps_all, "1 where unk=false")
+        check_setting("level", self.level, self.level in LEVELS, f"one of {', '.join(LEVELS)}")
+        known = f"one of {', '.join(LINE_ENDS)}"
+        check_setting("line_ends", self.line_ends, self.line_ends in [*LINE_ENDS], known)
+        is_allowed = self.min_count >= 1 if self.unk else self.min_count == 1
+        check_setting("min_count", self.min_count, is_allowed, "at least 1, and 1 where unk=false")
         try:
             re.compile(self.word_pattern)
         except re.error as error:
@@ -70,8 +69,7 @@ class Tokenizer:
         """Return a few words that say what the tokens are."""
         unit = f"words {self.word_pattern}" if self.level == "word" else f"{self.level} level"
         case = "lower case" if self.lowercase else "cased"
-        ends = {"drop": "dropped", "nonblank": "tokens", "all": "tokens, blank lines too"}
-        return f"{unit}, {case}, line ends {ends[self.line_ends]}"
+        return f"{unit}, {case}, line ends {LINE_ENDS[self.line_ends]}"
 
 
 # p1 is the protocol of the figures that this project compares with KenLM's.
@@ -87,47 +85,35 @@ def tokenizer_for(protocol: str | None, settings: Tokenizer) -> Tokenizer:
         return settings
     known = f"null or {', '.join(PROTOCOLS)}"
     check_setting("protocol", protocol, protocol in PROTOCOLS, known)
-    fixed, default = PROTOCOLS[protocol], Tokenizer()
-    for name in (field.name for field in fields(Tokenizer)):
-        value = getattr(settings, name)
-        if value not in (getattr(fixed, name), getattr(default, name)):
+    fixed = asdict(PROTOCOLS[protocol])
+    for name, value in asdict(settings).items():
+        if value not in (fixed[name], getattr(Tokenizer, name)):  # the latter is its default
             raise ValueError(
-                f"{name}={value} is fixed by protocol={protocol} to {getattr(fixed, name)};"
+                f"{name}={value} is fixed by protocol={protocol} to {fixed[name]};"
                 " leave one of the two out"
             )
-    return fixed
+    return PROTOCOLS[protocol]
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The words and their ids: first <unk>, where there is one, then words by falling count."""
+def vocabulary_of(tokens: Iterable[str], min_count: int, unk: bool) -> tuple[str, ...]:
+    """Return the words of the training split: <unk>, where there is one, then by falling count."""
+    counts = Counter(tokens)
+    if unk:
+        del counts[UNK]  # where the text itself says <unk>, it is the same word
+    kept = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
+    return (UNK, *kept) if unk else tuple(kept)
 
-    words: tuple[str, ...]
 
-    @classmethod
-    def from_tokens(cls, tokens: Sequence[str], min_count: int, unk: bool) -> "Vocabulary":
-        """Return the vocabulary of the tokens of the training split."""
-        counts = Counter(tokens)
-        if unk:
-            del counts[UNK]  # where the text itself says <unk>, it is the same word
-        kept = sorted((w for w in counts if counts[w] >= min_count), key=lambda w: (-counts[w], w))
-        return cls((UNK, *kept) if unk else tuple(kept))
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """The id of each word."""
-        return {word: i for i, word in enumerate(self.words)}
-
-    def encode(self, tokens: Sequence[str]) -> list[int]:
-        """Return the ids of `tokens`; unknown ones become <unk>, or are refused without it."""
-        unknown = sorted(set(tokens) - self.ids.keys())
-        if unknown and UNK not in self.ids:
-            raise DataError(
-                f"data.unk=false, but {len(unknown)} tokens of the held-out text are not in the"
-                f" training block ({', '.join(map(repr, unknown[:5]))}); set data.unk=true"
-            )
-        unk = self.ids.get(UNK, 0)
-        return [self.ids.get(token, unk) for token in tokens]
+def encode(tokens: Sequence[str], words: Sequence[str]) -> list[int]:
+    """Return the place of each token among `words`; others become <unk>, or are refused without."""
+    ids = {word: i for i, word in enumerate(words)}
+    unknown = sorted(set(tokens) - ids.keys())
+    if unknown and UNK not in ids:
+        raise DataError(
+            f"{len(unknown)} tokens are not in the training text, which has no {UNK}"
+            f" ({', '.join(map(repr, unknown[:5]))}); train with data.unk=true"
+        )
+    return [ids[token] if token in ids else ids[UNK] for token in tokens]
 
 
 def join_tokens(tokens: Iterable[str], level: str) -> str:

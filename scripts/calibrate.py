@@ -29,13 +29,12 @@ Row = tuple[dict[str, float], dict[str, float], TemperatureFit]  # metrics befor
 def main() -> None:
     """Parse the arguments, fit, and print the table."""
     parser = Parser(description="Temperature scaling of finished runs, or of logits from anywhere.")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folder")
-    parser.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("runs", nargs="*", default=[], metavar="RUN", help="run folder")
+    source.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
     parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
     parser.add_trust()
     arguments = parser.parse_args()
-    if bool(arguments.runs) == bool(arguments.logits):
-        raise ConfigError("give run folders or --logits FILE.npz, one of the two")
     if arguments.fit_on and not arguments.logits:
         raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
     if arguments.logits:
@@ -63,10 +62,7 @@ def calibrate_file(file: Path, fit_on: Path | None) -> Row:
     fit_logits, fit_labels = read_logits(fit_on) if fit_on else (logits, labels)
     if fit_logits.shape[1] != logits.shape[1]:
         raise DataError(f"{fit_on}: {fit_logits.shape[1]} classes, {file} has {logits.shape[1]}")
-    try:
-        fit = fit_temperature(fit_logits, fit_labels)
-    except ValueError as error:
-        raise DataError(f"{fit_on or file}: {error}") from error
+    fit = fit_temperature(fit_logits, fit_labels)
     return measure(logits, labels, 1.0), measure(logits, labels, fit.temperature), fit
 
 
@@ -89,30 +85,22 @@ def read_logits(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
         raise DataError(f"{file}: must hold arrays named logits and labels") from None
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
         raise DataError(f"{file}: cannot be read as an npz file of numbers") from None
-    problem = find_problem(logits, labels)
-    if problem:
-        raise DataError(f"{file}: {problem}")
-    return torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels.astype(np.int64))
-
-
-def find_problem(logits: np.ndarray, labels: np.ndarray) -> str:
-    """Say why the arrays are not logits and labels; nothing if they are."""
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
-        return f"logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
-    if logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
-        return f"logits must be numbers and labels integers, got {logits.dtype} and {labels.dtype}"
-    if not len(logits):
-        return "no rows"
-    infinite = ~np.isfinite(logits).all(1)
-    if infinite.any():
-        return f"logits must be finite, row {infinite.argmax()} is not"
-    outside = (labels < 0) | (labels >= logits.shape[1])
-    if outside.any():
+        problem = f"logits must be (N, C) and labels (N,), got {logits.shape} and {labels.shape}"
+    elif logits.dtype.kind not in "fiu" or labels.dtype.kind not in "iu":
+        problem = f"logits must be numbers, labels integers, got {logits.dtype} and {labels.dtype}"
+    elif not len(logits):
+        problem = "no rows"
+    elif (infinite := ~np.isfinite(logits).all(1)).any():
+        problem = f"logits must be finite, row {infinite.argmax()} is not"
+    elif (outside := (labels < 0) | (labels >= logits.shape[1])).any():
         row = outside.argmax()
-        return f"labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
-    if (logits >= 0).all() and np.allclose(logits.sum(1, dtype=np.float64), 1, rtol=0, atol=1e-3):
-        return "logits are probabilities; give their logarithm"
-    return ""
+        problem = f"labels must be in [0, {logits.shape[1]}), row {row} has {labels[row]}"
+    elif (logits >= 0).all() and np.allclose(logits.sum(1, dtype=float), 1, rtol=0, atol=1e-3):
+        problem = "logits are probabilities; give their logarithm"
+    else:
+        return torch.from_numpy(logits).double(), torch.from_numpy(labels).long()
+    raise DataError(f"{file}: {problem}")
 
 
 def print_rows(rows: dict[str, Row], protocol: str) -> None:
@@ -121,10 +109,10 @@ def print_rows(rows: dict[str, Row], protocol: str) -> None:
     numbers = (Column(heading, justify="right", no_wrap=True) for heading in headings)
     table = Table(Column("", overflow="fold"), *numbers)
     for name, (before, after, fit) in rows.items():
+        shares = 1 - before["accuracy"], before["ece"], after["ece"]
+        error, ece, ece_after = (f"{100 * share:.2f}" for share in shares)
         bound = f", {fit.at_bound} bound" if fit.at_bound else ""
-        error, ece, ece_after = 1 - before["accuracy"], before["ece"], after["ece"]
-        after_cell = f"{100 * ece_after:.2f} ({fit.temperature:.4g}{bound})"
-        table.add_row(name, f"{100 * error:.2f}", f"{100 * ece:.2f}", after_cell)
+        table.add_row(name, error, ece, f"{ece_after} ({fit.temperature:.4g}{bound})")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     console.print(f"in %, ECE with 15 bins; {protocol}")
     console.print(table)

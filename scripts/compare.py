@@ -18,7 +18,6 @@ from training.cli.comparison import compare
 from training.cli.runs import find_runs
 from training.cli.script import Parser, run_script
 from training.cli.tables import print_comparison, write_files
-from training.errors import ConfigError
 
 
 def main() -> None:
@@ -34,12 +33,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
     for comparison in comparisons:
         print_comparison(console, comparison)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = write_files(comparisons, folder)
-    except OSError as error:
-        raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
-    for file in files:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in write_files(comparisons, folder):
         print(file)
 
 

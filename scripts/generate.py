@@ -7,8 +7,9 @@ import sys
 from dataclasses import fields
 from itertools import islice
 
+from ngram.models import log_probs_by
 from ngram.sampling import sample_tokens
-from ngram.tokens import NEWLINE, UNK, Tokenizer, Vocabulary, join_tokens, tokenizer_for
+from ngram.tokens import NEWLINE, UNK, Tokenizer, encode, join_tokens, tokenizer_for
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run
@@ -28,8 +29,6 @@ def main() -> None:
         raise ConfigError(f"--length {arguments.length}: must be at least 1")
     if not 0 < arguments.temperature < float("inf"):
         raise ConfigError(f"--temperature {arguments.temperature}: must be above 0")
-    if not 0 <= arguments.seed < 2**63:
-        raise ConfigError(f"--seed {arguments.seed}: must be from 0 to 2**63 - 1")
     run = load_run(arguments.run, arguments.trust)
     print(generate(run, arguments.prompt, arguments.length, arguments.temperature, arguments.seed))
 
@@ -39,30 +38,20 @@ def generate(run: FinishedRun, prompt: str, length: int, temperature: float, see
     data, words = run.cfg.data, run.class_names
     if "nearest_first" not in data:
         raise ConfigError(f"{run.folder}: not an n-gram run; it has no text to continue")
-    settings = Tokenizer(**{field.name: data[field.name] for field in fields(Tokenizer)})
-    tokenizer = tokenizer_for(data.protocol, settings)
+    settings = {field.name: data[field.name] for field in fields(Tokenizer)}
+    tokenizer = tokenizer_for(data.protocol, Tokenizer(**settings))
     tokens = tokenizer(prompt.split("\n"))
     if tokens and tokens[-1] == NEWLINE:
         tokens.pop()  # the text goes on in the last line of the prompt
-    ids = Vocabulary(words).ids
-    unknown = sorted(set(tokens) - ids.keys())
+    unknown = sorted(set(tokens) - set(words))
     if unknown:
         print(f"not in the vocabulary: {', '.join(unknown)}", file=sys.stderr)
-        if UNK not in ids:
-            raise ConfigError("--prompt: give words of the training text, this run has no <unk>")
     # Before the prompt the model sees line ends, as if a text began there; where line ends are no
     # tokens it sees unknown words.
-    unk = ids.get(UNK, 0)
-    context = [ids.get(NEWLINE, unk)] * data.context_size + [ids.get(t, unk) for t in tokens]
-    drawn = sample_tokens(
-        run.model,
-        run.loss_fn,
-        words,
-        context[-data.context_size :],
-        temperature=temperature,
-        seed=seed,
-        nearest_first=data.nearest_first,
-    )
+    before = next((words.index(token) for token in (NEWLINE, UNK) if token in words), 0)
+    context = [before] * data.context_size + encode(tokens, words)
+    network = log_probs_by(run.model, run.loss_fn, data.nearest_first)
+    drawn = sample_tokens(network, words, context[-data.context_size :], temperature, seed)
     sampled = [words[token] for token in islice(drawn, length)]
     return join_tokens([*tokens, *sampled], tokenizer.level)
 

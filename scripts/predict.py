@@ -13,7 +13,7 @@ from metrics import apply_temperature
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run, read_metrics
-from vision.images import read_image
+from vision.images import middle_square, open_image
 
 
 def main() -> None:
@@ -39,17 +39,13 @@ def predict(run: FinishedRun, files: list[Path]) -> Tensor:
     data = run.cfg.data
     if "image_size" not in data:
         raise ConfigError(f"{run.folder}: not a vision run; it reads no images")
-    images = torch.stack([read_image(file, data.channels, data.image_size) for file in files])
-    logits = torch.cat([run.model(batch) for batch in images.split(256)])
-    return apply_temperature(run.loss_fn.log_probs(logits), temperature_of(run)).exp()
-
-
-def temperature_of(run: FinishedRun) -> float:
-    """Return the temperature that the run fitted at its end, on its calibration split."""
+    opened = (open_image(file, data.channels) for file in files)
+    images = torch.stack([middle_square(image, data.image_size) for image in opened])
+    log_probs = run.loss_fn.log_probs(torch.cat([run.model(x) for x in images.split(256)]))
     fitted = [line["temperature"] for line in read_metrics(run.folder) if "temperature" in line]
     if not fitted:
         print(f"{run.folder}: no temperature was fitted, so T = 1 is used", file=sys.stderr)
-    return fitted[-1] if fitted else 1.0
+    return apply_temperature(log_probs, fitted[-1] if fitted else 1.0).exp()
 
 
 if __name__ == "__main__":

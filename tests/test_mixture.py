@@ -43,7 +43,7 @@ class SkipBigrams(nn.Module):
 
     def __init__(self, scores, place):
         super().__init__()
-        self.scores, self.place, self.dropout = scores, place, nn.Dropout(0.9)
+        self.scores, self.place, self.dropout = nn.Parameter(scores), place, nn.Dropout(0.9)
 
     def forward(self, inputs):
         return self.dropout(self.scores[inputs[:, self.place]])

@@ -19,7 +19,7 @@ from training.run.finished import load_run, read_metrics
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained_run(tmp_path_factory.mktemp("outputs") / "run")
+    return trained_run(tmp_path_factory.getbasetemp())
 
 
 def test_predict_gives_the_probabilities_after_temperature(run, tmp_path, monkeypatch, capsys):

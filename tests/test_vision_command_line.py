@@ -5,6 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import compose
+
+from training.errors import ConfigError
+from training.run.targets import instantiate, with_facts
 
 
 @pytest.fixture
@@ -47,18 +52,7 @@ def test_smoke_runs_every_stage_where_torchvision_is_broken(command_line, broken
         ("vision", ["data=digit"], r"data=digit: .*; did you mean data=digits\? .*"),
         ("vision", ["data.context_size=3"], r"data\.context_size: no .*; did you mean data\..*"),
         ("ngram", ["data=digits"], r"data=digits: no such option \(data: sonnets, .*\)"),
-        ("vision", ["data.imbalance=0"], r"data\.imbalance must be in \(0, 1\], got 0"),
-        ("vision", ["data.augment.crop=0"], r"data\.augment\.crop must be in \(0, 1\], got 0"),
-        ("vision", ["data.augment.shift=8"], r"data\.augment\.shift must be less than .*, got 8"),
         ("vision", ["data.image_size=9"], r"digits: images are 1 x 8 x 8; set data\.channels .*"),
-        ("vision", ["model=mlp", "model.dropout=1"], r"model\.dropout must be in .*, got 1"),
-        ("vision", ["report.images.mistakes=-1"], r"report\.images\.mistakes must be .*, got -1"),
-        ("vision", ["data=image_folder"], r"data\.root is required: data\.root=FOLDER, .*"),
-        (
-            "vision",
-            ["data=mnist", "data.split=[0.6,0.1,0.1,0.2]"],
-            r"data\.split must leave 0 for test, .*",
-        ),
     ],
 )
 def test_a_mistake_is_one_line(task, arguments, message, command_line):
@@ -66,6 +60,26 @@ def test_a_mistake_is_one_line(task, arguments, message, command_line):
 
     assert re.fullmatch(f"error: {message}\n", err), err
     assert (code, out) == (4 if "image_size=9" in arguments[0] else 2, "")
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments", "message"),
+    [
+        ("data", ["data.imbalance=0"], r"data\.imbalance must be in \(0, 1\], got 0"),
+        ("data", ["data.augment.crop=0"], r"data\.augment\.crop must be in \(0, 1\], got 0"),
+        ("data", ["data.augment.shift=8"], r"data\.augment\.shift must be less than .*, got 8"),
+        ("data", ["data=image_folder"], r"data\.root is required: data\.root=FOLDER, .*"),
+        ("data", ["data=mnist", "data.split=[.6,.1,.1,.2]"], r"data\.split must be 0 for test, .*"),
+        ("model", ["model=mlp", "model.dropout=1"], r"model\.dropout must be in .*, got 1"),
+        ("report", ["report.images.mistakes=-1"], r"report\.images\.mistakes must be .*, got -1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_by_its_setting(group, arguments, message):
+    cfg = with_facts(compose(*arguments, task="vision"), 10, torch.ones(10).long())
+    node = cfg.report.images if group == "report" else cfg[group]
+
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        instantiate(node)
 
 
 @pytest.mark.parametrize("option", ["data=mnist", "model=resnet18"])

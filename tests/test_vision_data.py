@@ -5,11 +5,11 @@ import torch
 from conftest import compose
 from torch.testing import assert_close
 
+from training.data import Split
 from training.run.targets import instantiate
 from vision import data
 from vision.augment import Augment
 from vision.data import ImageSettings, image_splits, published, stratified
-from vision.images import Images, ImageSet
 
 SETTINGS = {
     "channels": 1,
@@ -29,7 +29,7 @@ def numbered(counts, test=None):
     pixels = torch.zeros(len(targets), 1, 4, 4, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(len(targets)) % 256
     pixels[:, 0, 0, 1] = torch.arange(len(targets)) // 256
-    return ImageSet(Images(pixels, targets), tuple("abcdefghij"[: len(counts)]), test)
+    return Split(pixels, targets), tuple("abcdefghij"[: len(counts)]), test
 
 
 def numbers(split):
@@ -106,17 +106,18 @@ def test_a_wrong_setting_is_refused_by_name(setting, message):
 def test_a_share_for_a_test_split_that_exists_is_refused_before_anything_is_read(monkeypatch):
     monkeypatch.setattr(data, "read_torchvision", pytest.fail)
 
-    with pytest.raises(ValueError, match="split must leave 0 for test"):
+    with pytest.raises(ValueError, match="split must be 0 for test"):
         published("MNIST", "data", True, **SETTINGS)
 
 
 def test_a_share_for_a_test_folder_that_exists_is_refused():
-    images = numbered([50, 50], test=Images(torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 1])))
+    test = Split(torch.zeros(2, 1, 4, 4).byte(), torch.tensor([0, 1]))
+    images = numbered([50, 50], test)
 
-    with pytest.raises(ValueError, match="split must leave 0 for test"):
+    with pytest.raises(ValueError, match="split must be 0 for test"):
         split_up(images)
     splits = split_up(images, split=[0.8, 0.1, 0.1, 0])
-    assert torch.equal(splits.test.inputs, images.test.pixels)
+    assert splits.test is test
 
 
 def test_only_training_batches_are_augmented():

@@ -18,7 +18,7 @@ GREY = {"num_classes": 3, "channels": 1, "image_size": 8, "mean": [0.3], "std": 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained_run(tmp_path_factory.mktemp("outputs") / "run")
+    return trained_run(tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize("model", [linear, mlp, small_cnn, resnet18])
@@ -70,22 +70,26 @@ def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
     assert_close(model(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def images():
+    return instantiate(compose(task="vision").data).train.first(32)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
-def test_thirty_two_images_reach_zero_error_under_each_loss(loss, run):
+def test_thirty_two_images_reach_zero_error_under_each_loss(loss, run, images):
     teacher = [f"loss.teacher.run={run}"] if loss == "distillation" else []
-    settings = ["model.width=8", "trainer.epochs=200", "trainer.batch_size=16"]
+    settings = ["model.width=8", "optimizer.lr=0.01", "trainer.batch_size=16"]
     cfg = compose(f"loss={loss}", *teacher, *settings, task="vision")
-    split = instantiate(cfg.data).train.first(32)
-    cfg = with_facts(cfg, 10, split.targets.bincount(minlength=10))
+    cfg = with_facts(cfg, 10, images.targets.bincount(minlength=10))
     torch.manual_seed(0)
     model, loss_fn, settings = map(instantiate, (cfg.model, cfg.loss, cfg.trainer))
     optimizer = instantiate(cfg.optimizer, call_with=[model.parameters()])
 
     training = Training(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1)
     for epoch in range(1, 201):
-        run_epoch(training, split, epoch)
+        run_epoch(training, images, epoch)
         if epoch % 5 == 0:
-            log_probs = loss_fn.log_probs(model.eval()(split.inputs))
-            if torch.equal(log_probs.argmax(1), split.targets):
+            log_probs = loss_fn.log_probs(model.eval()(images.inputs))
+            if torch.equal(log_probs.argmax(1), images.targets):
                 return
     pytest.fail("some of 32 images are still mistaken")

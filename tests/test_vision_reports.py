@@ -18,7 +18,7 @@ from vision.reports import describe
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained_run(tmp_path_factory.mktemp("outputs") / "run")
+    return trained_run(tmp_path_factory.getbasetemp())
 
 
 def test_class_accuracies_and_curves_are_those_of_the_test_split(run):

@@ -1,7 +1,7 @@
 """Images as splits: every class in the same shares, as uint8 tensors that stay on the device."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -46,9 +46,9 @@ class ImageSettings:
         check_setting("channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (colour)")
         check_setting("image_size", self.image_size, 4 <= self.image_size <= 1024, "from 4 to 1024")
         mean, std, numbers = list(self.mean), list(self.std), f"{self.channels} numbers"
-        check_setting("mean", mean, len(mean) == self.channels, f"{numbers}, one per channel")
-        is_allowed = len(std) == self.channels and min(std) > 0
-        check_setting("std", std, is_allowed, f"{numbers} above 0, one per channel")
+        check_setting("mean", mean, len(mean) == self.channels, numbers)
+        is_positive = len(std) == self.channels and min(std) > 0
+        check_setting("std", std, is_positive, f"{numbers} above 0")
         check_shares(self.split)
         check_setting("imbalance", self.imbalance, 0 < self.imbalance <= 1, "in (0, 1]")
         for name in ("shift", "cutout"):
@@ -57,11 +57,8 @@ class ImageSettings:
 
     def check_no_test_share(self) -> None:
         """Refuse a share for the test split, for images that have a test split of their own."""
-        if self.split[3] != 0:
-            raise ValueError(
-                "split must leave 0 for test, as in [0.9,0.05,0.05,0.0]: these images have a test"
-                f" split of their own, got {list(self.split)}"
-            )
+        allowed = "0 for test, as in [0.9,0.05,0.05,0.0]: these images have a test split"
+        check_setting("split", list(self.split), self.split[3] == 0, allowed)
 
 
 def digits(**settings: Any) -> Splits:
@@ -74,8 +71,7 @@ def published(dataset: str, root: str, download: bool, **settings: Any) -> Split
     check_setting("dataset", dataset, dataset in DATASETS, f"one of {', '.join(DATASETS)}")
     images = ImageSettings(**settings)
     images.check_no_test_share()  # now, before a download
-    read = partial(read_torchvision, dataset, Path(root), download)
-    return image_splits(read, dataset, images)
+    return image_splits(partial(read_torchvision, dataset, Path(root), download), dataset, images)
 
 
 def image_folder(root: str | None, resize: bool, **settings: Any) -> Splits:
@@ -95,39 +91,29 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
         name: what the images are called beside the figures.
         settings: see `ImageSettings`.
     """
-    found = read()
-    if found.test:
+    images, names, published_test = read()
+    if published_test:
         settings.check_no_test_share()
-    images, num_classes = found.images, len(found.class_names)
-    if images.pixels.shape[1:] != (settings.channels, settings.image_size, settings.image_size):
-        shape = " x ".join(map(str, images.pixels.shape[1:]))
-        raise DataError(
-            f"{name}: images are {shape}; set data.channels and data.image_size to that"
-        )
+    size = " x ".join(map(str, images.inputs.shape[1:]))
+    if size != f"{settings.channels} x {settings.image_size} x {settings.image_size}":
+        raise DataError(f"{name}: images are {size}; set data.channels and data.image_size to that")
     generator = torch.Generator().manual_seed(stream_seed(settings.split_seed, "split"))
     parts = stratified(images.targets, settings.split, generator, settings.imbalance)
-    train, val, calibration, test = (Split(images.pixels[i], images.targets[i]) for i in parts)
-    if found.test:
-        test = Split(found.test.pixels, found.test.targets)
+    train, val, calibration, test = (Split(images.inputs[i], images.targets[i]) for i in parts)
+    test = published_test or test
     if not len(train):
         raise DataError(f"{name}: no training images are left; give more, or change data.split")
     sizes = " / ".join(f"{len(part):,}" for part in (train, val, calibration, test))
-    published_test = " (the published one)" if found.test else ""
-    imbalance = settings.imbalance
-    thinned = f", training classes thinned to {imbalance:g}" if imbalance < 1 else ""
-    return Splits(
-        train=Split(train.inputs, train.targets, settings.augment),
-        val=val,
-        calibration=calibration,
-        test=test,
-        class_counts=torch.bincount(train.targets, minlength=num_classes),
-        class_names=found.class_names,
-        protocol=(
-            f"{name}: {num_classes} classes,"
-            f" {settings.image_size}x{settings.image_size}x{settings.channels},"
-            f" {sizes} train / val / calibration / test{published_test}{thinned}"
-        ),
-    )
+    side = settings.image_size
+    about = f"{name}: {len(names)} classes, {side}x{side}x{settings.channels}, {sizes}"
+    about += " train / val / calibration / test"
+    if published_test:
+        about += " (the published one)"
+    if settings.imbalance < 1:
+        about += f", training classes thinned to {settings.imbalance:g}"
+    class_counts = torch.bincount(train.targets, minlength=len(names))
+    train = replace(train, augment=settings.augment)
+    return Splits(train, val, calibration, test, class_counts, names, about)
 
 
 def stratified(

@@ -18,16 +18,12 @@ class ImageModel(nn.Module):
     Convolutions run in the channels-last memory format, which takes half the time on a CPU.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], body: nn.Module, head: nn.Linear
     ) -> None:
         super().__init__()
-        for name, numbers in (("mean", mean), ("std", std)):
-            pixels = 255 * torch.tensor(list(numbers)).view(-1, 1, 1)
-            self.register_buffer(name, pixels, persistent=False)
+        self.mean = nn.Buffer(255 * torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
+        self.std = nn.Buffer(255 * torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         self.body = body.to(memory_format=torch.channels_last)
         self.head = head
 
@@ -45,7 +41,7 @@ def linear(
     num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> ImageModel:
     """Return softmax regression: each logit is a weighted sum of pixels."""
-    _check_sizes(channels=channels, image_size=image_size)
+    _check(channels=channels, image_size=image_size)
     head = nn.Linear(channels * image_size**2, num_classes)
     return ImageModel(mean, std, nn.Flatten(), head)
 
@@ -61,8 +57,7 @@ def mlp(
     dropout: float = 0.2,
 ) -> ImageModel:
     """Return `depth` fully connected layers, which do not know which pixels are neighbours."""
-    _check_sizes(channels=channels, image_size=image_size, hidden_dim=hidden_dim, depth=depth)
-    check_setting("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+    _check(dropout, channels=channels, image_size=image_size, hidden_dim=hidden_dim, depth=depth)
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(depth):
         size = hidden_dim if i else channels * image_size**2
@@ -84,8 +79,7 @@ def small_cnn(
     The first convolution halves images of 16 pixels or more, before there are many channels.
     Pooling comes before normalisation and ReLU, which then have a quarter of the work.
     """
-    _check_sizes(channels=channels, width=width)
-    check_setting("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+    _check(dropout, channels=channels, width=width)
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
     body = nn.Sequential(
         convolution(channels, width, kernel, stride),
@@ -107,7 +101,7 @@ def resnet18(
     The stem neither strides nor pools. Images of up to 8 pixels are halved once less, because the
     batch normalisation of a single image needs more than one pixel.
     """
-    body = import_torchvision("models").resnet18(num_classes=num_classes)
+    body = import_torchvision().models.resnet18(num_classes=num_classes)
     body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     body.maxpool = nn.Identity()
     if image_size <= 8:
@@ -140,6 +134,7 @@ def convolution(
     )
 
 
-def _check_sizes(**sizes: int) -> None:
+def _check(dropout: float = 0.0, **sizes: int) -> None:
+    check_setting("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
     for name, size in sizes.items():
         check_setting(name, size, size >= 1, "at least 1")

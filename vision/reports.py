@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from training.errors import check_setting
 from training.evaluation import log_probs_of
 from training.run.report import Report, ReportContext
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MAX_NUMBERED_CLASSES = 20  # the cells of a larger confusion matrix are too small for numbers
 
@@ -37,23 +34,21 @@ class ImageReport:
         splits, log, step = context.splits, context.log, context.step
         held_out = [name for name in ("val", "test") if len(getattr(splits, name))] or ["train"]
         name = held_out[-1] if context.final else held_out[0]
-        split, classes = getattr(splits, name), splits.class_names
-        chunks = log_probs_of(
-            context.model, context.loss_fn, split, splits.num_classes, context.max_rows
-        )
+        split, classes, num_classes = getattr(splits, name), splits.class_names, splits.num_classes
+        chunks = log_probs_of(context.model, context.loss_fn, split, num_classes, context.max_rows)
         log_probs, targets = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
         probs = log_probs.exp()  # (N, K)
         confidence, predicted = probs.max(1)
-        matrix = confusion(targets, predicted, len(classes))
+        cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
+        matrix = cells.view(num_classes, num_classes)  # [i, j]: images of class i predicted as j
         counts = matrix.sum(1)
-        accuracy = {
-            f"accuracy_{tag(label)}": (matrix[k, k] / counts[k]).item()
-            for k, label in enumerate(classes)
-            if counts[k]
-        }
+        accuracy = {}
+        for k, class_name in enumerate(classes):
+            label = re.sub(r"[^\w.-]+", "_", class_name)  # a slash would begin a group of tags
+            log.events.add_pr_curve(f"{name}/pr_{label}", targets == k, probs[:, k], step)
+            if counts[k]:
+                accuracy[f"accuracy_{label}"] = (matrix[k, k] / counts[k]).item()
         log.scalars(name, accuracy, step)
-        for k, label in enumerate(classes):
-            log.events.add_pr_curve(f"{name}/pr_{tag(label)}", targets == k, probs[:, k], step)
         if not context.final:
             return Report()
         log.figure(f"{name}/confusion", draw_confusion(matrix, classes), step)
@@ -100,17 +95,6 @@ class ImageFeatures:
         return Report()
 
 
-def tag(label: str) -> str:
-    """Return a class's name as part of a TensorBoard tag, where a slash would begin a group."""
-    return re.sub(r"[^\w.-]+", "_", label)
-
-
-def confusion(targets: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return the confusion matrix (K, K) int64; cell (i, j) counts class i predicted as class j."""
-    cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
-    return cells.view(num_classes, num_classes)
-
-
 def describe(matrix: Tensor, classes: Sequence[str]) -> str:
     """Return one line that names the least accurate class and the most frequent mistake."""
     accuracy = (matrix.diag() / matrix.sum(1)).nan_to_num(1.0)  # 1 for a class without images
@@ -125,39 +109,31 @@ def describe(matrix: Tensor, classes: Sequence[str]) -> str:
     )
 
 
-def draw_confusion(matrix: Tensor, classes: Sequence[str]) -> "Figure":
+def draw_confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     """Draw the confusion matrix: true classes by predicted ones, coloured by share of the row."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
     shares = (matrix / matrix.sum(1, keepdim=True)).nan_to_num(0.0)
     size = 2.0 + 0.4 * min(len(classes), MAX_NUMBERED_CLASSES)
-    with style.context("default"):
-        figure = Figure(figsize=(size, size), dpi=120, layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        axes.set(xlabel="predicted", ylabel="true")
-        if len(classes) <= MAX_NUMBERED_CLASSES:
-            axes.set_xticks(range(len(classes)), classes, rotation=90)
-            axes.set_yticks(range(len(classes)), classes)
-            for i, j in matrix.nonzero().tolist():
-                colour = "white" if shares[i, j] > 0.5 else "black"
-                axes.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
+    figure = Figure(figsize=(size, size), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= MAX_NUMBERED_CLASSES:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        for i, j in matrix.nonzero().tolist():
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
     return figure
 
 
-def draw_images(images: Tensor, captions: Sequence[str]) -> "Figure":
+def draw_images(images: Tensor, captions: Sequence[str]) -> Figure:
     """Draw images (N, C, S, S) uint8 side by side, each under its caption."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
     columns = min(5, len(images))
     rows = -(-len(images) // columns)
-    with style.context("default"):
-        figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout="constrained")
-        for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
-            axes = figure.add_subplot(rows, columns, place)
-            axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(caption, fontsize=8)
-            axes.axis("off")
+    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout="constrained")
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=8)
+        axes.axis("off")
     return figure
