@@ -13,6 +13,7 @@ from metrics import apply_temperature
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run, read_metrics
+from vision.data import in_pixels
 from vision.images import middle_square, open_image
 
 
@@ -40,7 +41,8 @@ def predict(run: FinishedRun, files: list[Path]) -> Tensor:
     if "image_size" not in data:
         raise ConfigError(f"{run.folder}: not a vision run; it reads no images")
     opened = (open_image(file, data.channels) for file in files)
-    images = torch.stack([middle_square(image, data.image_size) for image in opened])
+    pixels = torch.stack([middle_square(image, data.image_size) for image in opened])
+    images = (pixels.float() - in_pixels(data.mean)) / in_pixels(data.std)
     log_probs = run.loss_fn.log_probs(torch.cat([run.model(x) for x in images.split(256)]))
     fitted = [line["temperature"] for line in read_metrics(run.folder) if "temperature" in line]
     if not fitted:

@@ -100,7 +100,7 @@ def test_a_calibration_split_without_mistakes_leaves_the_temperature_alone(run):
     finished = load_run(run)
     splits = finished.splits()
     right = predictions(run, "calibration")[1].argmax(1) == splits.calibration.targets
-    perfect = Split(splits.calibration.inputs[right], splits.calibration.targets[right])
+    perfect = Split(*splits.calibration.batch(right))
 
     result = recalibrate(finished.model, finished.loss_fn, perfect, splits.test, 10)
 

@@ -25,4 +25,4 @@ def predictions(run: Path, name: str = "test") -> tuple[Split, Tensor]:
     """Return a split of a finished run, and the log-probabilities that its loss implies."""
     finished = load_run(run)
     split = getattr(finished.splits(), name)
-    return split, finished.loss_fn.log_probs(finished.model(split.inputs))
+    return split, finished.loss_fn.log_probs(finished.model(split.batch(slice(None))[0]))

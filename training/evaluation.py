@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from losses import ClassificationLoss
 from metrics import (
     Bins,
+    Calibration,
     Metrics,
     TemperatureFit,
     apply_temperature,
+    expected_error,
     fit_temperature_in_chunks,
 )
 from training.data import Split
@@ -75,6 +77,7 @@ def _evaluate(
 ) -> Evaluation:
     device = split.targets.device
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
+    other = Calibration(device=device)  # of the link that is not reported
     checked = False
     with same_refusal():
         for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
@@ -82,18 +85,18 @@ def _evaluate(
                 loss_fn.check(logits, targets)
                 checked = True
             loss_sums = loss_fn.sums(logits, targets, inputs)
-            log_probs, other = loss_fn.log_probs(logits), None
-            if loss_fn.link_differs:  # the ECE of the link that is not reported stands beside it
-                reports_own = loss_fn.link == "own"
-                other = logits.log_softmax(1) if reports_own else loss_fn.own_log_probs(logits)
-            metrics.update(log_probs, targets, loss_sums=loss_sums, other_log_probs=other)
+            metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
+            if loss_fn.link_differs:
+                softmax = loss_fn.link == "own"
+                log_probs = logits.log_softmax(1) if softmax else loss_fn.own_log_probs(logits)
+                other.update_rows(log_probs, targets, ignore_index=loss_fn.ignore_index)
     metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
-        both = ("own", "softmax")
-        reported, other_link = both if loss_fn.link == "own" else both[::-1]
-        figures[f"ece_{reported}"] = figures["ece"]
-        figures[f"ece_{other_link}"] = figures.pop("ece_other", math.nan)
+        other.all_reduce()
+        links = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
+        figures[f"ece_{links[0]}"] = figures["ece"]
+        figures[f"ece_{links[1]}"] = expected_error(other.bins())
     return Evaluation(figures, metrics.bins())
 
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data import stream_seed
+from training.data import Split, stream_seed
 from training.errors import check_setting
 
 # splitmix64 (Steele, Lea and Flood 2014): the (shift, factor) of each round. Factors are int64.
@@ -29,6 +30,10 @@ class Augment:
         flip: whether every second image, at random, is mirrored left to right.
         cutout: the side in pixels of a black square around a random pixel (DeVries and Taylor 2017,
             arXiv 1708.04552).
+        mixup: alpha of Beta(alpha, alpha), from which the share of each image in its mixture with
+            another image is drawn, and so its class's share of the target (Zhang et al. 2018,
+            arXiv 1710.09412); 0: no mixtures.
+        num_classes: K, for targets that are shares; the data sets it.
     """
 
     seed: int
@@ -36,14 +41,32 @@ class Augment:
     crop: float = 1.0
     flip: bool = False
     cutout: int = 0
+    mixup: float = 0.0
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         check_setting("shift", self.shift, self.shift >= 0, "at least 0")
         check_setting("cutout", self.cutout, self.cutout >= 0, "at least 0")
         check_setting("crop", self.crop, 0 < self.crop <= 1, "in (0, 1]")
+        check_setting("mixup", self.mixup, 0 <= self.mixup <= 100, "from 0 to 100")
 
-    def __call__(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Return images (N, C, S, S) as float32 in the units of `inputs`."""
+    def __call__(self, split: Split, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, S, S), and classes (N,) or, of mixed images, their shares (N, K)."""
+        images, targets = self.moved(split.inputs[indices], indices, epoch), split.targets[indices]
+        if not self.mixup:
+            return images, targets
+        draws = uniforms(self.seed, epoch, indices, 2, "mixup").double()
+        partners = (draws[:, 0] * len(split)).long()
+        both = targets, split.targets[partners]
+        share = betaincinv(self.mixup, self.mixup, draws[:, 1].cpu().numpy())  # Beta's quantile
+        share = torch.from_numpy(share).to(images.device, torch.float32)[:, None]
+        others = self.moved(split.inputs[partners], partners, epoch).float()
+        images = images.float().lerp(others, 1 - share[:, :, None, None])
+        mine, theirs = (F.one_hot(classes, self.num_classes).float() for classes in both)
+        return images, mine.lerp(theirs, 1 - share)
+
+    def moved(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Return images (N, C, S, S) shifted, cropped, flipped and cut, in the same units."""
         if not (self.shift or self.flip or self.cutout or self.crop < 1):
             return inputs
         side = inputs.shape[-1]
@@ -73,7 +96,9 @@ def interpolation(positions: Tensor) -> Tensor:
     return F.relu(1 - (positions[:, :, None] - torch.arange(side, device=positions.device)).abs())
 
 
-def uniforms(seed: int, epoch: int, indices: Tensor, num_draws: int) -> Tensor:
+def uniforms(
+    seed: int, epoch: int, indices: Tensor, num_draws: int, stream: str = "augment"
+) -> Tensor:
     """Return float32 draws (N, D) in [0, 1), each a function of (seed, epoch, index, column).
 
     A draw is the hash of a counter, so that it does not depend on earlier draws. splitmix64 wants
@@ -81,7 +106,7 @@ def uniforms(seed: int, epoch: int, indices: Tensor, num_draws: int) -> Tensor:
     zeros, but those of int64 bring in the sign, so the masks clear these bits.
     """
     counters = indices[:, None] * num_draws + torch.arange(num_draws, device=indices.device)
-    x = counters * GOLDEN + stream_seed(seed, "augment", epoch)
+    x = counters * GOLDEN + stream_seed(seed, stream, epoch)
     for shift, factor in ROUNDS:
         x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
     x = x ^ (x >> 31 & (1 << 33) - 1)

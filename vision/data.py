@@ -24,8 +24,8 @@ class ImageSettings:
 
     channels: C, 1 (grey) or 3 (colour).
     image_size: S, the side in pixels.
-    mean: of the pixels scaled to [0, 1], one number per channel; models normalise by it.
-    std: of the pixels scaled to [0, 1], one number per channel; models normalise by it.
+    mean: of the pixels scaled to [0, 1], one number per channel; taken off what a model is given.
+    std: of the pixels scaled to [0, 1], one number per channel; divides what a model is given.
     split: shares of train, val, calibration and test; the last is 0 where a test split exists.
     split_seed: decides which images are held out.
     imbalance: of the training images of class k (from 0) of K, the share imbalance ** (k / (K - 1))
@@ -94,13 +94,18 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
     images, names, published_test = read()
     if published_test:
         settings.check_no_test_share()
+    if settings.channels == 3 and images.inputs.shape[1] == 1:  # grey, for a model of colours
+        images = replace(images, inputs=images.inputs.expand(-1, 3, -1, -1))
     size = " x ".join(map(str, images.inputs.shape[1:]))
     if size != f"{settings.channels} x {settings.image_size} x {settings.image_size}":
         raise DataError(f"{name}: images are {size}; set data.channels and data.image_size to that")
     generator = torch.Generator().manual_seed(stream_seed(settings.split_seed, "split"))
-    parts = stratified(images.targets, settings.split, generator, settings.imbalance)
-    train, val, calibration, test = (Split(images.inputs[i], images.targets[i]) for i in parts)
-    test = published_test or test
+    indices = stratified(images.targets, settings.split, generator, settings.imbalance)
+    parts = [Split(images.inputs[i], images.targets[i]) for i in indices]
+    if published_test:
+        parts[3] = published_test
+    mean, std = in_pixels(settings.mean), in_pixels(settings.std)
+    train, val, calibration, test = (replace(part, mean=mean, std=std) for part in parts)
     if not len(train):
         raise DataError(f"{name}: no training images are left; give more, or change data.split")
     sizes = " / ".join(f"{len(part):,}" for part in (train, val, calibration, test))
@@ -112,8 +117,13 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
     if settings.imbalance < 1:
         about += f", training classes thinned to {settings.imbalance:g}"
     class_counts = torch.bincount(train.targets, minlength=len(names))
-    train = replace(train, augment=settings.augment)
+    train = replace(train, augment=replace(settings.augment, num_classes=len(names)))
     return Splits(train, val, calibration, test, class_counts, names, about)
+
+
+def in_pixels(numbers: Sequence[float]) -> Tensor:
+    """Return numbers for pixels in [0, 1], one per channel, as (C, 1, 1) for 0 to 255."""
+    return 255 * torch.tensor(list(numbers)).view(-1, 1, 1)
 
 
 def stratified(

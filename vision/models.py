@@ -1,9 +1,4 @@
-"""Models that read images (N, C, S, S), uint8 or float32 from 0 to 255, and give logits (N, K).
-
-Every model takes `mean` and `std`, one number per channel for pixels scaled to [0, 1].
-"""
-
-from collections.abc import Sequence
+"""Models that read normalised images (N, C, S, S) and give logits (N, K)."""
 
 import torch
 from torch import Tensor, nn
@@ -13,45 +8,36 @@ from vision.images import import_torchvision
 
 
 class ImageModel(nn.Module):
-    """Normalised pixels go through a body that gives features (N, F), then through a linear head.
+    """Pixels go through a body that gives features (N, F), then through a linear head.
 
     Convolutions run in the channels-last memory format, which takes half the time on a CPU.
     """
 
-    def __init__(
-        self, mean: Sequence[float], std: Sequence[float], body: nn.Module, head: nn.Linear
-    ) -> None:
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
-        self.mean = nn.Buffer(255 * torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
-        self.std = nn.Buffer(255 * torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         self.body = body.to(memory_format=torch.channels_last)
         self.head = head
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return the features (N, F) that the head reads."""
-        pixels = (inputs.float() - self.mean) / self.std
-        return self.body(pixels.contiguous(memory_format=torch.channels_last))
+        return self.body(inputs.contiguous(memory_format=torch.channels_last))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits (N, K)."""
         return self.head(self.features(inputs))
 
 
-def linear(
-    num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
-) -> ImageModel:
+def linear(num_classes: int, channels: int, image_size: int) -> ImageModel:
     """Return softmax regression: each logit is a weighted sum of pixels."""
     _check(channels=channels, image_size=image_size)
     head = nn.Linear(channels * image_size**2, num_classes)
-    return ImageModel(mean, std, nn.Flatten(), head)
+    return ImageModel(nn.Flatten(), head)
 
 
 def mlp(
     num_classes: int,
     channels: int,
     image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     hidden_dim: int = 256,
     depth: int = 2,
     dropout: float = 0.2,
@@ -62,15 +48,13 @@ def mlp(
     for i in range(depth):
         size = hidden_dim if i else channels * image_size**2
         layers += [nn.Linear(size, hidden_dim), nn.ReLU(), nn.Dropout(dropout)]
-    return ImageModel(mean, std, nn.Sequential(*layers), nn.Linear(hidden_dim, num_classes))
+    return ImageModel(nn.Sequential(*layers), nn.Linear(hidden_dim, num_classes))
 
 
 def small_cnn(
     num_classes: int,
     channels: int,
     image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     width: int = 32,
     dropout: float = 0.0,
 ) -> ImageModel:
@@ -90,12 +74,10 @@ def small_cnn(
         nn.Flatten(),
         nn.Dropout(dropout),
     )
-    return ImageModel(mean, std, body, nn.Linear(4 * width, num_classes))
+    return ImageModel(body, nn.Linear(4 * width, num_classes))
 
 
-def resnet18(
-    num_classes: int, channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
-) -> ImageModel:
+def resnet18(num_classes: int, channels: int, image_size: int) -> ImageModel:
     """Return torchvision's ResNet-18 (He et al. 2015), untrained, with a stem for small images.
 
     The stem neither strides nor pools. Images of up to 8 pixels are halved once less, because the
@@ -107,7 +89,7 @@ def resnet18(
     if image_size <= 8:
         body.layer4[0].conv1.stride = body.layer4[0].downsample[0].stride = (1, 1)
     head, body.fc = body.fc, nn.Identity()
-    return ImageModel(mean, std, body, head)
+    return ImageModel(body, head)
 
 
 class Residual(nn.Module):

@@ -82,7 +82,7 @@ class ImageFeatures:
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
         if context.final and self.images:
             model.eval()
-            features = model.features(split.inputs)  # type: ignore[operator]
+            features = model.features(split.batch(slice(None))[0])  # type: ignore[operator]
             # The loss's link may rank classes otherwise than the logits do. The true class alone
             # would not be enough: TensorBoard refuses a table of one column.
             predicted = context.loss_fn.log_probs(model.head(features)).argmax(1)  # type: ignore[operator]

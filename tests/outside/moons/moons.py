@@ -10,7 +10,9 @@ from training.data import Splits, make_splits
 def points(count: int, noise: float, seed: int) -> Splits:
     """Return points (N, 2) of two classes; a fifth of them each for val, calibration and test."""
     inputs, targets = make_moons(count, noise=noise, random_state=seed)
-    parts = zip(torch.tensor(inputs).split(count // 5), torch.tensor(targets).split(count // 5))
+    size = count // 5
+    pairs = torch.tensor(inputs).split(size), torch.tensor(targets).split(size)
+    parts = list(zip(*pairs, strict=True))
     val, calibration, test, *rest = parts
     train = torch.cat([x for x, _ in rest]), torch.cat([y for _, y in rest])
     names = ("upper", "lower")

@@ -13,12 +13,13 @@ def shapes(count: int, noise: float, seed: int) -> Splits:
     generator = torch.Generator().manual_seed(seed)
     images = noise * torch.randn(count, 1, SIDE, SIDE, generator=generator)
     targets = torch.zeros(count, SIDE, SIDE, dtype=torch.int64)
-    for image, target in zip(images, targets):
+    for image, target in zip(images, targets, strict=True):
         for label, brightness in ((1, 1.0), (2, -1.0)):
             row, column = torch.randint(0, SIDE - 5, (2,), generator=generator).tolist()
             image[0, row : row + 5, column : column + 5] += brightness
             target[row : row + 5, column : column + 5] = label
-    pairs = list(zip(images.split(count // 5), targets.split(count // 5)))
+    parts = zip(images.split(count // 5), targets.split(count // 5), strict=True)
+    pairs = list(parts)
     train = torch.cat([x for x, _ in pairs[3:]]), torch.cat([y for _, y in pairs[3:]])
     return make_splits(
         train,
@@ -38,4 +39,3 @@ class Pixels(nn.Sequential):
             nn.ReLU(),
             nn.Conv2d(width, num_classes, 5, padding=2),
         )
-
