@@ -22,7 +22,7 @@ from losses import (
 )
 
 WEIGHT = [0.5, 2.0, 1.0]
-ETA = [tensor([0.6, 0.3, 0.1]), tensor([0.05, 0.2, 0.75]), tensor([0.34, 0.33, 0.33])]
+ETA = tensor([[0.6, 0.3, 0.1], [0.05, 0.2, 0.75], [0.34, 0.33, 0.33]], dtype=torch.float64)
 
 # every row of the table of links, with the floor left out where the link has one
 LINKED = {
@@ -68,20 +68,20 @@ def minimiser(expected_loss, size):
     return logits.detach()
 
 
-@pytest.mark.parametrize("eta", ETA, ids=str)
 @pytest.mark.parametrize("name", LINKED)
-def test_link_recovers_the_probabilities_that_the_loss_was_minimised_for(name, eta):
+def test_link_recovers_the_probabilities_that_the_loss_was_minimised_for(name):
     make, options = LINKED[name]
-    loss_fn, eta = make(reduction="none", **options), eta.double()
+    loss_fn = make(reduction="none", **options)
 
-    logits = minimiser(lambda z: eta @ loss_fn(z.expand(3, 3), torch.arange(3)), 3)
+    for eta in ETA:
+        logits = minimiser(lambda z, eta=eta: eta @ loss_fn(z.expand(3, 3), torch.arange(3)), 3)
 
-    assert_close(loss_fn.log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
-    assert_close(loss_fn.own_log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
+        assert_close(loss_fn.log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
+        assert_close(loss_fn.own_log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
 
 
 def test_distilling_true_probabilities_is_recovered_by_softmax():
-    eta = ETA[0].double()
+    eta = ETA[0]
     loss_fn = DistillationLoss(
         lambda x: eta.log().expand(3, 3), temperature=3, alpha=0.4, reduction="none"
     )

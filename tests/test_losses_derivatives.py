@@ -313,14 +313,16 @@ def test_second_derivatives_are_those_worked_out_by_hand():
 # torch.compile
 
 
-def test_every_compiled_loss_gives_the_same_numbers():
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_every_compiled_loss_gives_the_same_numbers(backend):
     logits, targets = batch(6, 5)
+    torch.compiler.reset()
     modules = [TABLE[name][0]() for name in COMPILED]
 
     def every_loss(z, inputs):
         return torch.stack([module(z, targets, inputs) for module in modules])
 
-    compiled = torch.compile(every_loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(every_loss, fullgraph=True, backend=backend)
     found = compiled(logits, logits.detach())  # all at once, because each start takes a second
 
     for name, value in zip(COMPILED, found, strict=True):
