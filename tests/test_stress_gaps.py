@@ -17,13 +17,12 @@ from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.optimizers import sgd
-from training.run import start as start_module
-from training.run import state
-from training.run.checkpoint import load_checkpoint, step_files, write_file
-from training.run.event_file import GrowingFile
+from training.run import checkpoint, folder
+from training.run.checkpoint import load_checkpoint, step_files
 from training.run.finished import load_run, read_metrics
+from training.run.folder import read_status, write_file
+from training.run.log import EventFile
 from training.run.start import start
-from training.run.status import read_status
 
 TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
 
@@ -48,8 +47,8 @@ def test_a_stop_between_status_and_settings_leaves_a_folder_to_start_in(tmp_path
         return write
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        for name in ("write_status", "write_settings"):
-            patch.setattr(start_module, name, dying_at_the_second(getattr(start_module, name)))
+        patch.setattr(folder, "write_file", dying_at_the_second(write_file))
+        patch.setattr("training.run.log.write_file", folder.write_file)
         start(compose(*TINY), tmp_path / "run")
 
     start(compose(*TINY), tmp_path / "run")
@@ -85,7 +84,7 @@ def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
 
 def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypatch):
     synced, saved = [], []
-    fsync, save = os.fsync, state.save_checkpoint
+    fsync, save = os.fsync, checkpoint.save_checkpoint
 
     def recorded(descriptor):
         synced.append(os.fstat(descriptor).st_ino)
@@ -98,7 +97,7 @@ def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypa
         save(content, path, **options)
 
     monkeypatch.setattr(os, "fsync", recorded)
-    monkeypatch.setattr(state, "save_checkpoint", checked)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", checked)
     train(*TINY, "trainer.save_every=1")
 
     assert len(saved) >= 2 and all(saved)
@@ -109,14 +108,14 @@ def test_a_log_that_cannot_be_written_ends_the_run(operation, train, tmp_path, m
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    class FullDisk(GrowingFile):
+    class FullDisk(EventFile):
         def __init__(self, path, *position):
             super().__init__(path, *position)
             names = ("write", "flush", "fileno", "close")
             usual = {name: getattr(self.file, name) for name in names}
             self.file = SimpleNamespace(**usual | {operation: full})
 
-    monkeypatch.setattr("training.run.log.GrowingFile", FullDisk)
+    monkeypatch.setattr("training.run.log.EventFile", FullDisk)
 
     with pytest.raises(CheckpointError, match=r"No space left on device.*once that is solved"):
         train(*TINY)

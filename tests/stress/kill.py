@@ -39,7 +39,7 @@ from training.cli.main import main  # noqa: E402
 from training.errors import CheckpointError  # noqa: E402
 from training.run import fit  # noqa: E402
 from training.run.checkpoint import RESUME_SCHEMA, load_checkpoint, step_files  # noqa: E402
-from training.run.status import read_status  # noqa: E402
+from training.run.folder import read_status  # noqa: E402
 
 SETTINGS = ["trainer.epochs=4", "trainer.log_every=3", "trainer.save_every=5", "trainer.figures=1"]
 TASKS = {
