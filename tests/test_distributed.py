@@ -25,12 +25,13 @@ from training.data import Split
 from training.errors import DivergedError
 from training.evaluation import evaluate, recalibrate
 from training.loop import Training
+from training.optimizers import sgd
 from training.parallel import ParallelModel, _batch_norm
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
 from training.run.finished import read_metrics
+from training.run.folder import read_status
 from training.run.start import start
-from training.run.status import read_status
 from training.settings import TrainerSettings
 
 # A server that has torch imported forks the processes: each is there at once.
@@ -67,18 +68,23 @@ def on(world_size, function, *arguments, patience=distributed.PATIENCE):
 
 
 def _process(rank, world_size, port, patience, pipe, function, arguments):
+    gc.freeze()  # what the server imported need not be looked through when the process ends
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     distributed.PATIENCE = patience
     with distributed.joined():
-        try:
-            result = function(*arguments)
-        except Exception as error:
-            result = error
+        result = attempt(function, *arguments)
         pipe.send(result)
         if isinstance(result, Exception):
             os._exit(1)
+
+
+def attempt(function, *arguments):
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error
 
 
 # --- a training step
@@ -100,7 +106,7 @@ def trained(bad_row=None):
     if bad_row is not None:
         inputs[bad_row] = torch.nan
     loss_fn = CrossEntropyLoss(weight=[0.1, 5.0, 1.0, 2.0, 0.5]).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = sgd(model.parameters(), lr=0.1)
     settings = TrainerSettings(epochs=1, batch_size=16, shuffle=False)
     training = Training(model, loss_fn, optimizer, lambda *_: 1.0, settings, 1)
     try:
@@ -112,16 +118,40 @@ def trained(bad_row=None):
     return loss, training.step, training.visited, tensors
 
 
-@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_processes_take_the_steps_of_one(world_size):
+@pytest.fixture(scope="module")
+def two():
+    """What each of two processes computes in all that follows; to start them takes longest."""
+    return on(2, computed)
+
+
+def computed():
+    return {
+        "trained": trained(),
+        "stopped": trained(31),  # the last row of the second batch, which the second process has
+        "normalised": [normalised(*case) for case in NORMALISED],
+        "measured": measured(41),
+        "not finite": attempt(measured, 41, 20),  # of the second batch
+    }
+
+
+def assert_steps_of_one(results):
     loss, step, visited, tensors = trained()
-
-    results = on(world_size, trained)
-
     for theirs in results:
         assert theirs[:3] == (pytest.approx(loss, rel=1e-12), step, visited)
         for name, tensor in tensors.items():
             np.testing.assert_allclose(theirs[3][name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def test_processes_take_the_steps_of_one(two):
+    assert_steps_of_one([process["trained"] for process in two])
+
+
+@pytest.mark.slow
+def test_three_processes_take_the_steps_of_one():
+    assert_steps_of_one(on(3, trained))
+
+
+NORMALISED = [(0.1, 5), (None, 5), (0.1, 1), (None, 1)]  # momentum, number of rows
 
 
 def normalised(momentum, num_rows):
@@ -138,17 +168,17 @@ def normalised(momentum, num_rows):
     return norm.running_var.numpy()
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_running_statistics_are_those_of_one_process(momentum):
-    for theirs in on(2, normalised, momentum, 5):
-        np.testing.assert_allclose(theirs, normalised(momentum, 5), rtol=1e-12)
-    assert all("more than 1 value per channel" in said for said in on(2, normalised, momentum, 1))
+def test_running_statistics_are_those_of_one_process(two):
+    for process in two:
+        results = dict(zip(NORMALISED, process["normalised"], strict=True))
+        for momentum in (0.1, None):
+            expected = normalised(momentum, 5)
+            np.testing.assert_allclose(results[momentum, 5], expected, rtol=1e-12)
+            assert "more than 1 value per channel" in results[momentum, 1]
 
 
-def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step():
-    bad_row = 31  # the last of the second batch, which the second process has
-
-    first, second = on(2, trained, bad_row)
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(two):
+    first, second = (process["stopped"] for process in two)
 
     assert first[:3] == second[:3] == (None, 1, 16)
     for name, tensor in first[3].items():
@@ -181,13 +211,16 @@ def measured(num_rows, bad_row=None):
         return metrics, recalibrate(model, loss_fn, split, split, 5).scalars()
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_metrics_are_those_of_one_process(world_size, monkeypatch):
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+def test_metrics_are_those_of_one_process(world_size, two, monkeypatch):
     monkeypatch.setattr(evaluation, "FEATURE_ROWS", 16)
     num_rows = 41 if world_size < 4 else 37  # 3 batches: of four processes, one has no rows
     one = measured(num_rows)
 
-    results = on(world_size, measured, num_rows)
+    if world_size == 2:
+        results = [process["measured"] for process in two]
+    else:
+        results = on(world_size, measured, num_rows)
 
     for metrics, temperature in results:
         assert metrics.pop("count") == one[0]["count"]
@@ -197,10 +230,8 @@ def test_metrics_are_those_of_one_process(world_size, monkeypatch):
         assert temperature == pytest.approx({n: one[1][n] for n in temperature}, rel=1e-12)
 
 
-def test_logits_that_are_not_finite_on_one_process_are_scored_by_none():
-    results = on(2, measured, 41, 20)  # of the second batch
-
-    assert [type(result) for result in results] == [DivergedError, DivergedError]
+def test_logits_that_are_not_finite_on_one_process_are_scored_by_none(two):
+    assert [type(process["not finite"]) for process in two] == [DivergedError, DivergedError]
 
 
 # --- a whole run
@@ -208,29 +239,23 @@ def test_logits_that_are_not_finite_on_one_process_are_scored_by_none():
 RUN = [
     *SMALL,
     "data.max_lines=90",
-    "model.dropout=0",
-    "model.output_dropout=0",
-    "model.input_dropout=0",
-    "model.noise=0",
     "trainer.batch_size=64",
     "trainer.log_every=3",
     "report.kneser_ney.max_order=0",
-    "threads=1",
 ]
 
 
-def whole_run(folder, *overrides, act=None, resume=False):
+def whole_run(folder, cfg, act=None, resume=False):
     """Run; in the second process `act` when step 6 of 16 is reported."""
     if act and distributed.rank() == 1:
         log_window = fit.log_window
 
-        def acting(run, show_step):
+        def acting(run, bar):
             if run.training.step == 6:
                 act()
-            log_window(run, show_step)
+            log_window(run, bar)
 
         fit.log_window = acting
-    cfg = compose(*RUN, *overrides)
     try:
         # drawing takes longer than all else
         with distributed.lost_process_named(), patch.object(fit, "draw", lambda *_, **__: None):
@@ -250,9 +275,10 @@ def figures(folder):
 
 def test_two_processes_leave_what_one_leaves(tmp_path):
     quiet = [f"model.{name}=0" for name in ("dropout", "output_dropout", "input_dropout", "noise")]
+    cfg = compose(*RUN, *quiet)
 
-    (one,) = on(1, whole_run, tmp_path / "one", *quiet)
-    two = on(2, whole_run, tmp_path / "two", *quiet)
+    two = on(2, whole_run, tmp_path / "two", cfg)
+    one = whole_run(tmp_path / "one", cfg)
 
     assert two == [pytest.approx(one, rel=1e-5)] * 2
     assert names(tmp_path / "two") == names(tmp_path / "one")
@@ -269,21 +295,22 @@ def terminate():
 
 def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, capsys):
     folder, whole, alone = (tmp_path / name for name in ("stopped", "whole", "alone"))
-    on(2, whole_run, whole)
+    cfg = compose(*RUN)
+    on(2, whole_run, whole, cfg)
 
-    stopped = on(2, partial(whole_run, act=terminate), folder)
+    stopped = on(2, partial(whole_run, act=terminate), folder, cfg)
 
     assert stopped == ["Interrupted"] * 2
     status = read_status(folder)
     assert (status["status"], status["exit_code"], status["step"]) == ("interrupted", 143, 6)
     assert [path.name for path in step_files(folder)] == ["step-00000006.pt"]
     shutil.copytree(folder, alone)
-    on(2, partial(whole_run, resume=True), folder)
+    on(2, partial(whole_run, resume=True), folder, cfg)
     ours, theirs = (load_checkpoint(step_files(f)[0]) for f in (whole, folder))
     for name, weight in ours["model"].items():  # dropout and noise of both processes went on
         assert weight.equal(theirs["model"][name]), name
     assert figures(folder) == figures(whole)
-    whole_run(alone, resume=True)
+    whole_run(alone, cfg, resume=True)
     assert "warning: went on cpu, 2 processes, " in capsys.readouterr().out
     assert read_status(alone)["status"] == "complete"
 
@@ -296,7 +323,8 @@ def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, caps
 def test_no_process_waits_for_one_that(end, tmp_path):
     patience = timedelta(seconds=4)
 
-    first, _ = on(2, partial(whole_run, act=end), tmp_path / "run", patience=patience)
+    process = partial(whole_run, act=end)
+    first, _ = on(2, process, tmp_path / "run", compose(*RUN), patience=patience)
 
     assert "another process of the run ended or does not answer" in str(first)
     status = read_status(tmp_path / "run")

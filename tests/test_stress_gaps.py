@@ -1,12 +1,15 @@
 """Faults that no other test would notice; `tests/stress/mutants.py` puts each in on purpose."""
 
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import SMALL, compose, run_epoch
+from conftest import run_epoch
 from omegaconf import OmegaConf
+from small_runs import TINY, no_drawing, run_in  # noqa: F401
 from test_training import Classifier, examples, training_of
 from torch import nn
 
@@ -16,20 +19,26 @@ from training.data import Split
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.evaluation import evaluate
 from training.loop import train_epoch
-from training.optimizers import sgd
-from training.run import start as start_module
-from training.run import state
-from training.run.checkpoint import load_checkpoint, step_files, write_file
-from training.run.event_file import GrowingFile
+from training.optimizers import SGD, sgd
+from training.run import checkpoint, folder
 from training.run.finished import load_run, read_metrics
-from training.run.start import start
-from training.run.status import read_status
-
-TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
+from training.run.folder import read_status, write_file
+from training.run.log import EventFile
 
 
 class Killed(BaseException):
     pass
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return run_in(tmp_path_factory.mktemp("runs") / "tiny", *TINY)
+
+
+@pytest.fixture
+def copied(tiny, tmp_path):
+    """A copy of a finished run of two steps."""
+    return Path(shutil.copytree(tiny, tmp_path / "copied"))
 
 
 # --- the run folder
@@ -48,22 +57,20 @@ def test_a_stop_between_status_and_settings_leaves_a_folder_to_start_in(tmp_path
         return write
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        for name in ("write_status", "write_settings"):
-            patch.setattr(start_module, name, dying_at_the_second(getattr(start_module, name)))
-        start(compose(*TINY), tmp_path / "run")
+        patch.setattr(folder, "write_file", dying_at_the_second(write_file))
+        patch.setattr("training.run.log.write_file", folder.write_file)
+        run_in(tmp_path / "run", *TINY)
 
-    start(compose(*TINY), tmp_path / "run")
+    run_in(tmp_path / "run", *TINY)
 
     assert load_run(tmp_path / "run").step == 2
 
 
-def test_a_folder_that_holds_a_run_is_claimed(train):
-    folder = train(*TINY)
-
+def test_a_folder_that_holds_a_run_is_claimed(tiny):
     with pytest.raises(ConfigError, match="holds another run already"):
-        train(*TINY)
+        run_in(tiny, *TINY, "seed=2")
 
-    assert load_run(folder).step == 2
+    assert load_run(tiny).cfg.seed == 1
 
 
 def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
@@ -83,9 +90,9 @@ def test_a_write_that_fails_leaves_no_temporary_file(tmp_path, monkeypatch):
 # --- the log
 
 
-def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypatch):
+def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(tmp_path, monkeypatch):
     synced, saved = [], []
-    fsync, save = os.fsync, state.save_checkpoint
+    fsync, save = os.fsync, checkpoint.save_checkpoint
 
     def recorded(descriptor):
         synced.append(os.fstat(descriptor).st_ino)
@@ -98,37 +105,38 @@ def test_the_log_is_on_disk_before_a_checkpoint_names_its_length(train, monkeypa
         save(content, path, **options)
 
     monkeypatch.setattr(os, "fsync", recorded)
-    monkeypatch.setattr(state, "save_checkpoint", checked)
-    train(*TINY, "trainer.save_every=1")
+    monkeypatch.setattr(checkpoint, "save_checkpoint", checked)
+    run_in(tmp_path / "run", *TINY, "trainer.save_every=1")
 
     assert len(saved) >= 2 and all(saved)
 
 
 @pytest.mark.parametrize("operation", ["write", "flush"])
-def test_a_log_that_cannot_be_written_ends_the_run(operation, train, tmp_path, monkeypatch):
+def test_a_log_that_cannot_be_written_ends_the_run(operation, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    class FullDisk(GrowingFile):
+    class FullDisk(EventFile):
         def __init__(self, path, *position):
             super().__init__(path, *position)
             names = ("write", "flush", "fileno", "close")
             usual = {name: getattr(self.file, name) for name in names}
             self.file = SimpleNamespace(**usual | {operation: full})
 
-    monkeypatch.setattr("training.run.log.GrowingFile", FullDisk)
+    monkeypatch.setattr("training.run.log.EventFile", FullDisk)
 
     with pytest.raises(CheckpointError, match=r"No space left on device.*once that is solved"):
-        train(*TINY)
+        run_in(tmp_path / "run", *TINY)
 
     status = read_status(tmp_path / "run")
     assert (status["status"], status["exit_code"]) == ("failed", 5)
 
 
-def test_each_logged_loss_is_the_mean_since_the_one_before(train):
-    options = [*TINY, "trainer.max_batches=4", "trainer.save_every=100"]
+def test_each_logged_loss_is_the_mean_since_the_one_before(tmp_path):
+    options = (*TINY, "trainer.max_batches=4", "trainer.save_every=100")
     seldom, often = (
-        read_metrics(train(*options, f"trainer.log_every={n}", name=f"every{n}")) for n in (2, 1)
+        read_metrics(run_in(tmp_path / f"every{n}", *options, f"trainer.log_every={n}"))
+        for n in (2, 1)
     )
 
     losses = [
@@ -145,30 +153,19 @@ def test_each_logged_loss_is_the_mean_since_the_one_before(train):
 # --- going on with a run
 
 
-def test_a_weight_decay_given_on_resume_takes_effect(train, tmp_path):
-    folder = train(*TINY)
-    cfg = compose(*TINY, "optimizer.weight_decay=0.5", "trainer.epochs=2")
-
-    start(cfg, folder, resumed=True)
-
-    groups = load_checkpoint(step_files(folder)[0])["optimizer"]["param_groups"]
-    assert {group["weight_decay"] for group in groups} == {0.5}
-
-
-def test_a_run_folder_that_goes_on_names_code_in_vain(command_line, train, tmp_path):
-    folder = train(*TINY)
-    cfg = OmegaConf.load(folder / "config.yaml")
+def test_a_run_folder_that_goes_on_names_code_in_vain(command_line, copied, tmp_path):
+    cfg = OmegaConf.load(copied / "config.yaml")
     cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}
-    OmegaConf.save(cfg, folder / "config.yaml")
+    OmegaConf.save(cfg, copied / "config.yaml")
 
-    code, _, err = command_line(f"resume={folder}")
+    code, _, err = command_line(f"resume={copied}")
 
     assert code == 2 and "os.makedirs: not allowed" in err
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_teacher_cannot_be_trusted_by_the_settings_of_its_student(train, tmp_path):
-    teacher, student = train(*TINY, name="teacher"), train(*TINY, name="student")
+def test_a_teacher_cannot_be_trusted_by_the_settings_of_its_student(tiny, tmp_path):
+    teacher, student = (Path(shutil.copytree(tiny, tmp_path / n)) for n in ("teacher", "student"))
     cfg = OmegaConf.load(teacher / "config.yaml")
     cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}
     OmegaConf.save(cfg, teacher / "config.yaml")
@@ -203,7 +200,7 @@ def test_the_gradient_that_is_not_finite_is_named_before_clipping_spreads_it():
 def test_an_update_that_was_skipped_stops_the_run_at_the_end_of_the_epoch():
     model, split = Classifier(), examples(8)
     split.inputs[:] = torch.inf
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    optimizer = SGD(model.parameters(), lr=0.1, fused=True)
     before = model.head.weight.detach().clone()
     training = training_of(model, optimizer)
     check = training.finite_check

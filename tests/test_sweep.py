@@ -10,9 +10,8 @@ from training.cli import sweep
 from training.cli.runs import find_runs
 from training.cli.sweep import with_folder
 from training.run import fit
-from training.run.folder import locked, write_status
+from training.run.folder import locked, read_status, write_status
 from training.run.signals import Interrupted
-from training.run.status import read_status
 
 LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
 LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "loss").glob("*.yaml"))

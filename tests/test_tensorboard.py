@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import SMALL, compose
+from matplotlib.figure import Figure
+from small_runs import TINY, run_in
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.context import RequestContext
@@ -29,7 +31,10 @@ def read(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs") / "run"
-    start(compose(*SMALL, "trainer.epochs=7", "trainer.figures=5", "trainer.log_every=10"), folder)
+    words = ("data.max_lines=120", "trainer.epochs=7", "trainer.figures=5", "trainer.log_every=10")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "draw_reliability", lambda *_: Figure((1, 1)))  # a real one takes long
+        start(compose(*SMALL, *words), folder)
     return folder
 
 
@@ -104,13 +109,13 @@ def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_pat
     }
 
 
-def test_a_run_under_way_has_no_end_yet(train, tmp_path):
+def test_a_run_under_way_has_no_end_yet(tmp_path):
     def stopped(self):
         raise Interrupted(15)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(fit, "save", stopped)
-        train(*SMALL)
+        run_in(tmp_path / "run", *TINY, "trainer.save_every=1")
     groups = session_groups(tmp_path)
 
     assert [s.status for g in groups for s in g.sessions] == [api_pb2.STATUS_UNKNOWN]

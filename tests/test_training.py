@@ -1,5 +1,6 @@
 """The shared loop: what a step does, what is logged, which weights are kept."""
 
+import inspect
 import math
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL, compose, run_epoch
+from conftest import compose, run_epoch
+from small_runs import RUN, TINY, no_drawing, run_in  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from losses import CrossEntropyLoss, LogitsMSELoss, OneVsRestBCELoss
+from training import optimizers
 from training.data import Split, epoch_order
 from training.errors import DivergedError
 from training.evaluation import evaluate
@@ -87,9 +90,8 @@ def tutorial_losses(words, vocabulary, weights, epochs):
     return losses
 
 
-@pytest.mark.parametrize(("experiment", "tolerance"), [("sonnet2", 1e-4), ("sonnet2_fast", None)])
-def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
-    from ngram.corpus import read_sonnets
+def our_losses(experiment, epochs):
+    """Return the splits, the first weights, and the loss of each epoch, summed over windows."""
     from training.run.targets import instantiate, with_facts
 
     cfg = compose(f"experiment={experiment}")
@@ -105,22 +107,35 @@ def test_sonnet2_is_the_tutorials_loop(experiment, tolerance):
     }
     schedule = instantiate(cfg.scheduler)
     training = Training(model, instantiate(cfg.loss), optimizer, schedule, settings, 1)
+    losses = [run_epoch(training, splits.train, epoch) * 113 for epoch in range(1, epochs + 1)]
+    return splits, weights, losses, training.step
 
-    ours = [run_epoch(training, splits.train, epoch) * 113 for epoch in range(1, 21)]
+
+def test_sonnet2_is_the_tutorials_loop():
+    from ngram.corpus import read_sonnets
+
+    splits, weights, ours, steps = our_losses("sonnet2", 4)
+    _, same_weights, fast, fast_steps = our_losses("sonnet2_fast", 4)
 
     words = read_sonnets([2]).split()
     assert len(words) == 115 and len(splits.train) == 113 and splits.num_classes == 97
-    theirs = tutorial_losses(words, splits.class_names, weights, 20)
-    if tolerance:
-        assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=tolerance, atol=0)
-    else:  # full batches take the gradient of all windows at once: the same to first order
-        assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=5e-3, atol=0)
-        assert settings.steps_per_epoch(113) == 1
+    assert (steps, fast_steps) == (4 * 113, 4)
+    assert all(same_weights[name].equal(weight) for name, weight in weights.items())
+    theirs = torch.tensor(tutorial_losses(words, splits.class_names, weights, 4))
+    assert_close(torch.tensor(ours), theirs, rtol=1e-4, atol=0)
+    # full batches take the gradient of all windows at once: the same to first order
+    assert_close(torch.tensor(fast), theirs, rtol=5e-3, atol=0)
 
 
-def test_nll_and_cross_entropy_give_the_same_run(train):
-    cross_entropy = figures(train(*SMALL, "loss=cross_entropy", name="ce"))
-    nll = figures(train(*SMALL, "loss=nll", name="nll"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that looks often: it logs every third step, and reports at every evaluation."""
+    return run_in(tmp_path_factory.mktemp("runs") / "whole", *RUN, "trainer.figures=3")
+
+
+def test_nll_and_cross_entropy_give_the_same_run(whole, tmp_path):
+    cross_entropy = figures(whole)
+    nll = figures(run_in(tmp_path / "nll", *RUN, "loss=nll"))
 
     assert cross_entropy.keys() == nll.keys()
     assert {"train", "val", "test"} <= {split for split, _, _ in nll}
@@ -128,24 +143,24 @@ def test_nll_and_cross_entropy_give_the_same_run(train):
         assert nll[key] == pytest.approx(value, rel=1e-6, abs=1e-6), key
 
 
-def test_the_same_seed_gives_the_same_run_bit_for_bit(train):
-    runs = [
-        train(*SMALL, f"seed={seed}", name=name) for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    ]
+def test_the_same_seed_gives_the_same_run_bit_for_bit(whole, tmp_path):
+    again = run_in(tmp_path / "again", *RUN, "trainer.figures=3")
+    other = run_in(tmp_path / "other", *TINY, "seed=2")
 
-    weights = [load_run(run).model.state_dict() for run in runs]
+    weights = [load_run(run).model.state_dict() for run in (whole, again, other)]
 
+    assert figures(whole) == figures(again)
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert not torch.equal(weights[0]["input.weight"], weights[2]["input.weight"])
 
 
-def test_looking_more_often_does_not_change_training(train):
-    often = train(*SMALL, "trainer.epochs=4", "trainer.log_every=1", "trainer.figures=3", name="a")
-    seldom = train(*SMALL, "trainer.epochs=4", "trainer.evaluate_every=4", name="b")
+def test_looking_more_often_does_not_change_training(whole, tmp_path):
+    rarely = ("trainer.evaluate_every=3", "trainer.log_every=50", "trainer.save_every=5000")
+    seldom = run_in(tmp_path / "seldom", *RUN, *rarely)
 
     last = max(step for _, _, step in figures(seldom, "val"))
-    a, b = figures(often, "val"), figures(seldom, "val")
-    assert a["val", "nll", last] == b["val", "nll", last]
+    a, b = figures(whole, "val"), figures(seldom, "val")
+    assert len(b) < len(a) and a["val", "nll", last] == b["val", "nll", last]
 
 
 def test_losses_share_initial_weights_order_and_noise():
@@ -203,7 +218,7 @@ def test_what_is_not_finite_stops_before_the_weights_change(where):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("kind", [optimizers.AdamW, optimizers.SGD])
 def test_the_mask_skips_the_bad_update_and_all_after_it(kind):
     torch.manual_seed(0)
     model = Classifier()
@@ -280,20 +295,35 @@ def test_optimizers_step_and_resume_as_torchs_own_do(ours, plain, settings):
     assert_close(weights[0], weights[1], rtol=1e-6, atol=1e-7)
 
 
-def test_a_step_of_an_optimizer_does_not_load_the_compiler():
-    code = (
-        "import sys, torch\n"
-        "from training.optimizers import adamw, sgd\n"
-        "for make in (adamw, sgd):\n"
-        "    weight = torch.ones(3, requires_grad=True)\n"
-        "    weight.grad = torch.ones(3)\n"
-        "    optimizer = make([weight], lr=0.1)\n"
-        "    optimizer.step()\n"
-        "    optimizer.load_state_dict(optimizer.state_dict())\n"
-        "assert 'torch._dynamo' not in sys.modules"
-    )
+COMPILER_IS_NOT_LOADED = """
+import sys, torch
+from training.optimizers import adamw, sgd
+for make in (adamw, sgd):
+    weight = torch.ones(3, requires_grad=True)
+    weight.grad = torch.ones(3)
+    optimizer = make([weight], lr=0.1)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert not sys.modules.get("torch._dynamo")
+"""
 
-    subprocess.run([sys.executable, "-c", code], check=True)
+
+def test_a_step_of_an_optimizer_asks_nothing_of_the_compiler(monkeypatch):
+    methods = ("step", "add_param_group", "state_dict", "load_state_dict")
+    for kind in (torch.optim.AdamW, torch.optim.SGD):
+        for name in methods:  # torch keeps on a method what the compiler made of it
+            vars(inspect.unwrap(getattr(kind, name))).pop("__dynamo_disable", None)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # who imports it now fails
+
+    exec(COMPILER_IS_NOT_LOADED, {})
+
+    with pytest.raises(ModuleNotFoundError):
+        torch.optim.SGD([torch.ones(3)], lr=0.1)
+
+
+@pytest.mark.slow
+def test_a_step_of_an_optimizer_does_not_load_the_compiler():
+    subprocess.run([sys.executable, "-c", COMPILER_IS_NOT_LOADED], check=True)
 
 
 def test_warmup_cosine_rises_to_one_and_ends_at_its_share():
@@ -339,32 +369,27 @@ def test_evaluation_does_not_depend_on_how_rows_are_cut(monkeypatch):
     assert whole["count"] == 50
 
 
-def test_the_kept_weights_are_those_of_the_lowest_val_nll(train):
-    overfit = [
-        "optimizer.lr=0.02",
-        *(f"model.{x}=0" for x in ("noise", "dropout", "input_dropout")),
-    ]
-    folder = train(*SMALL, *overfit, "trainer.epochs=6")
-    val = {step: v for (_, name, step), v in figures(folder, "val").items() if name == "nll"}
+def test_the_kept_weights_are_those_of_the_lowest_val_nll(whole):
+    val = {step: v for (_, name, step), v in figures(whole, "val").items() if name == "nll"}
     best = min(val, key=val.get)
 
-    run = load_run(folder)
+    run = load_run(whole)
 
     assert run.step == best < max(val)  # it did get worse again
     splits = run.splits()
     again = evaluate(run.model, run.loss_fn, splits.val, splits.num_classes).metrics
     assert again["nll"] == pytest.approx(val[best], rel=1e-6)
-    tested = {name: v for (_, name, _), v in figures(folder, "test").items()}
+    tested = {name: v for (_, name, _), v in figures(whole, "test").items()}
     again = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes).metrics
     assert again == pytest.approx({k: tested[k] for k in again}, rel=1e-6)
 
 
-def test_perplexity_is_exp_of_the_total_nll(train):
-    logged = figures(train(*SMALL))
+def test_perplexity_is_exp_of_the_total_nll(whole):
+    logged = figures(whole)
 
     perplexities = [key for key in logged if key[1] == "perplexity"]
 
-    assert len(perplexities) == 3  # two epochs and the test
+    assert len(perplexities) == 4  # three epochs and the test
     for split, _, step in perplexities:
         expected = math.exp(logged[split, "nll", step])
         assert logged[split, "perplexity", step] == pytest.approx(expected, rel=1e-12)
@@ -382,10 +407,10 @@ def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
     torch.manual_seed(0)
     model = Classifier()
     model.features = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 8))
-    training = training_of(
-        model, adamw(model.parameters(), lr=0.01), instantiate(cfg.loss), epochs=300, batch_size=8
-    )
-    for epoch in range(1, 301):
+    settings = {"epochs": 100, "batch_size": 32}
+    optimizer = adamw(model.parameters(), lr=0.1)
+    training = training_of(model, optimizer, instantiate(cfg.loss), **settings)
+    for epoch in range(1, 101):
         run_epoch(training, split, epoch)
 
     assert evaluate(model, training.loss_fn, split, 3).metrics["accuracy"] == 1

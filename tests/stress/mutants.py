@@ -32,58 +32,60 @@ class Mutant:
 
 RUN = "training/run/"
 STATE, FIT, START = f"{RUN}state.py", f"{RUN}fit.py", f"{RUN}start.py"
-CHECKPOINT, LOG, EVENT_FILE = f"{RUN}checkpoint.py", f"{RUN}log.py", f"{RUN}event_file.py"
+CHECKPOINT, LOG = f"{RUN}checkpoint.py", f"{RUN}log.py"
 FOLDER, TARGETS, FINISHED = f"{RUN}folder.py", f"{RUN}targets.py", f"{RUN}finished.py"
 LOOP, FINITE, WIDE = "training/loop.py", "training/finite_check.py", "training/wide_output.py"
 RESUME = "training/cli/resume.py"
 SAME = "stopped_run_ends or outside_of_a_step"
 MUTANTS = [
     # what a checkpoint gives back
-    Mutant("random state is not restored", STATE, "set_random_state(random)", "pass", SAME),
+    Mutant(
+        "random state is not restored", STATE, "source.set_rng_state(random[kind])", "pass", SAME
+    ),
     Mutant("the step is not restored", STATE, '("step", "epoch", "vis', '("epoch", "vis', SAME),
     Mutant("the epoch is not restored", STATE, '("step", "epoch", "vis', '("step", "vis', SAME),
     Mutant("the position is not restored", STATE, '"epoch", "visited"):', '"epoch"):', SAME),
     Mutant(
         "the window is not restored",
         STATE,
-        'run.window = RunningLoss(*state["window"])',
-        "pass",
+        'RunningLoss(*state["epoch_loss"]), RunningLoss(*state["window"])',
+        'RunningLoss(*state["epoch_loss"]), run.window',
         SAME,
     ),
     Mutant(
         "the epoch's loss is not restored",
         STATE,
-        'run.epoch_loss = RunningLoss(*state["epoch_loss"])',
-        "pass",
+        'RunningLoss(*state["epoch_loss"]), RunningLoss(*state["window"])',
+        'run.epoch_loss, RunningLoss(*state["window"])',
         SAME,
     ),
     Mutant(
         "optimizer state is not restored",
         STATE,
-        'optimizer.load_state_dict(state["optimizer"])',
+        'optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})',
         "pass",
         SAME,
     ),
     Mutant(
         "weights are not restored",
         STATE,
-        "load_weights(training.model, state, path)",
+        "checkpoint.load_weights(training.model, state, path)",
         "pass",
         SAME,
     ),
     Mutant(
         "the stored learning rate wins",
         STATE,
-        "group.update(values)",
-        'group.update(values); training.base_lrs = [group["lr"]]',
-        "learning_rate",
+        'group["lr"] = stored["lr"]',
+        'group["lr"] = stored["lr"]; training.base_lrs = [group["lr"]]',
+        "given_on_resume",
     ),
     Mutant(
         "the stored optimizer settings win",
         STATE,
-        "group.update(values)",
-        "pass",
-        "weight_decay_given",
+        ' | {"param_groups": groups}',
+        "",
+        "given_on_resume",
     ),
     Mutant(
         "finished epochs are forgotten",
@@ -99,7 +101,27 @@ MUTANTS = [
         '_, _ = state["finished"], state["best"], state["best_step"]',
         SAME,
     ),
-    Mutant("a lost best.pt is not noticed", START, "check_best(run)", "pass", "lost_best"),
+    Mutant(
+        "the learning rate of the last step is forgotten",
+        STATE,
+        'group["lr"] = stored["lr"]',
+        "pass",
+        SAME,
+    ),
+    Mutant(
+        "a lost best.pt is not noticed",
+        STATE,
+        "        check_best(run)",
+        "        pass",
+        "lost_best",
+    ),
+    Mutant(
+        "another optimizer's state is taken",
+        STATE,
+        "    if before != now:",
+        "    if False:",
+        "another_optimizer",
+    ),
     Mutant(
         "the schedule starts anew",
         LOOP,
@@ -112,86 +134,100 @@ MUTANTS = [
     Mutant(
         "checksums are not compared",
         CHECKPOINT,
-        "            _check_archive(file)\n",
+        "            check_archive(file)\n",
         "",
         "checksum or damaged",
     ),
     Mutant(
         "the schema is not checked",
         CHECKPOINT,
-        "    _check_schema(path, state, schema)\n",
-        "",
+        "in schema.items():",
+        "in ():",
         "without_a_field",
     ),
     Mutant(
         "the format is not checked",
         CHECKPOINT,
-        "    if found != FORMAT:",
-        "    if False:",
+        '(found := state.get("format")) != FORMAT',
+        "False",
         "newer_format",
     ),
     Mutant(
         "pickles are run", CHECKPOINT, "weights_only=True", "weights_only=False", "carries_code"
     ),
     Mutant("one checkpoint is kept", CHECKPOINT, "KEPT = 2", "KEPT = 1", "keeps_two or damaged"),
-    Mutant("no fsync of the file", CHECKPOINT, "os.fsync(file.fileno())", "pass", "synced"),
-    Mutant("no fsync of the folder", CHECKPOINT, "os.fsync(folder)", "pass", "synced"),
+    Mutant("no fsync of the file", FOLDER, "os.fsync(file.fileno())", "pass", "synced"),
+    Mutant("no fsync of the folder", FOLDER, "os.fsync(folder)", "pass", "synced"),
     Mutant(
         "written in place",
-        CHECKPOINT,
+        FOLDER,
         'path.with_name(f"{path.name}.{os.getpid()}.tmp")',
         "path",
         "synced or file_operation",
     ),
     Mutant(
         "temporary files stay",
-        CHECKPOINT,
+        FOLDER,
         "temporary.unlink(missing_ok=True)",
         "pass",
         "no_temporary_file",
     ),
     Mutant(
         "damaged files are not set aside",
-        START,
-        "set_aside(folder, damaged)",
+        CHECKPOINT,
+        'other.rename(f"{other}.damaged")',
         "pass",
-        "damaged_newest",
+        "damaged",
+    ),
+    Mutant(
+        "what was never finished stays",
+        START,
+        "                file.unlink()",
+        "                pass",
+        "file_operation",
     ),
     Mutant(
         "all damaged starts anew",
         CHECKPOINT,
-        "    if refused:\n        causes",
+        "    if damaged:\n        causes",
         "    if False:\n        causes",
         "all_checkpoints_damaged",
     ),
     Mutant(
         "NaN weights are written",
         STATE,
-        "if bad := first_bad(training.model):",
+        "if bad := checkpoint.first_bad(training.model):",
         "if bad := None:",
         "never_written",
     ),
     Mutant(
         "NaN weights are loaded",
         CHECKPOINT,
-        "    bad = first_bad(model)",
-        "    bad = None",
+        "if bad := first_bad(model):",
+        "if bad := None:",
         "nan_are_refused",
     ),
     # the log
     Mutant(
         "log files are not cut back",
-        EVENT_FILE,
+        FOLDER,
         "self.file.truncate(min(size, self.file.tell()))",
         "pass",
         SAME,
     ),
     Mutant(
-        "foreign event files stay",
+        "a log that was changed is not noticed",
+        FOLDER,
+        "if (self.size, self.checksum) != (size, checksum):",
+        "if self.size != size:",
+        "damaged_logs",
+    ),
+    Mutant(
+        "changed settings are not logged",
         LOG,
-        "                file.unlink()",
-        "                pass",
-        "no_checkpoint_knows",
+        'elif path.read_text(encoding="utf-8") != config:',
+        "elif False:",
+        "given_on_resume",
     ),
     Mutant(
         "a checkpoint names a log that is not on disk",
@@ -202,16 +238,16 @@ MUTANTS = [
     ),
     Mutant(
         "a log that cannot be written is passed over",
-        EVENT_FILE,
-        "raise unwritable(self.path, error, len(data)) from error",
-        "return 0",
+        FOLDER,
+        "with writing(self.path, len(data)):",
+        "with suppress(OSError):",
         "log_that_cannot_be_written",
     ),
     Mutant(
         "a log that cannot be flushed is passed over",
-        EVENT_FILE,
-        "raise unwritable(self.path, error, self.size) from error",
-        "pass",
+        FOLDER,
+        "with writing(self.path, self.size):",
+        "with suppress(OSError):",
         "log_that_cannot_be_written",
     ),
     Mutant(
@@ -232,9 +268,9 @@ MUTANTS = [
     Mutant(
         "the settings are written before the status",
         START,
-        '            write_status(folder, **status, message="", resume=again, run=run.identity)\n',
-        "            write_settings(folder, cfg)\n"
-        '            write_status(folder, **status, message="", resume=again, run=run.identity)\n',
+        "            write_status(folder, **status)\n",
+        "            RunLog(folder, positions).start(run.identity, run.config, 0)\n"
+        "            write_status(folder, **status)\n",
         "between_status_and_settings",
     ),
     Mutant(
@@ -243,8 +279,8 @@ MUTANTS = [
     Mutant(
         "a complete run is trained again",
         START,
-        "if complete and run.finished >=",
-        "if False and run.finished >=",
+        "if trained and from_main(",
+        "if False and from_main(",
         "finished_run_is_left",
     ),
     Mutant("structural changes are taken", RESUME, "    if structural:", "    if 0:", "structural"),
@@ -260,14 +296,14 @@ MUTANTS = [
         RESUME,
         "values.append((key, override.value()))",
         "pass",
-        "learning_rate",
+        "given_on_resume",
     ),
     Mutant(
         "resume ignores the options given",
         RESUME,
         "base[key] = compose(task, [word])[key]",
         "pass",
-        "learning_rate",
+        "given_on_resume",
     ),
     Mutant(
         "resume takes settings of Hydra's own",
@@ -287,8 +323,8 @@ MUTANTS = [
     Mutant(
         "a run that goes on is trusted",
         "training/cli/main.py",
-        'guarded=how.get("resumed", False)',
-        "guarded=False",
+        "guarded=True, resumed=True",
+        "resumed=True",
         "goes_on_names_code",
     ),
     Mutant(

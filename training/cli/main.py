@@ -27,9 +27,9 @@ from training.cli.settings import (
     find_shared_options,
 )
 from training.errors import ConfigError, DataError, UserError
+from training.run.folder import from_here, read_status
 from training.run.identity import leaves
 from training.run.signals import Interrupted, handling, interruption, stop_now
-from training.run.status import from_here, read_status
 
 T = TypeVar("T")
 MULTIRUN = {"-m", "--multirun"}
@@ -198,18 +198,14 @@ def _run(cfg: DictConfig, folder: Path, command: Command, **how: bool) -> float:
         raise type(error)(f"{error} ({' '.join(given)})") from error
 
 
-def _start(
-    cfg: DictConfig, folder: Path, command: Command, *, guarded: bool = False, **how: Any
-) -> float:
+def _start(cfg: DictConfig, folder: Path, command: Command, **how: Any) -> float:
     # torch: only once the settings are known to compose
     from training.distributed import lost_process_named
-    from training.run.build import Trust
     from training.run.start import start
 
-    trust = Trust(command.trusted, guarded)
     cfg.resume = None
     with lost_process_named():
-        return start(cfg, folder, trust=trust, command=command.again, **how)
+        return start(cfg, folder, trusted=command.trusted, command=command.again, **how)
 
 
 def _defaults() -> DictConfig:

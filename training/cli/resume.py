@@ -12,8 +12,8 @@ from rich.table import Table
 
 from training.cli.settings import CONFIGS, check_settings, compose, did_you_mean
 from training.errors import CheckpointError, ConfigError
+from training.run.folder import CONFIG, STATUS, read_config, read_status
 from training.run.identity import leaves
-from training.run.status import CONFIG, STATUS, read_status
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
 # What the state of a run belongs to; everything else may change on the way.
@@ -53,8 +53,6 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     A word is SETTING=VALUE, or GROUP=OPTION of a group that is one part of the settings. What the
     run's state belongs to is refused.
     """
-    from training.run.finished import read_config
-
     stored = read_config(folder)
     base, values = copy.deepcopy(stored), []
     words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]

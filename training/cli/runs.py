@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import DataError
-from training.run.status import METRICS, STATUS, read_status
+from training.run.folder import METRICS, STATUS, read_status
 
 Figures = dict[str, float]
 Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, value)

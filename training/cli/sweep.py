@@ -20,9 +20,18 @@ from training.cli.runs import Run, read_run
 from training.cli.settings import compose
 from training.cli.tables import print_comparison, write_files
 from training.errors import CheckpointError, DataError, UserError
+from training.run.folder import (
+    CONFIG,
+    STATUS,
+    from_here,
+    kept_settings,
+    locked,
+    read_config,
+    read_status,
+    write_status,
+)
 from training.run.identity import digest, leaves
 from training.run.signals import interruption
-from training.run.status import CONFIG, STATUS, from_here, read_status
 
 # what a sweep varies, and what changes no figure
 NOT_IN_NAME = ("hydra.", "seed", "loss.", "baseline", "facts.", "device", "threads", "resume")
@@ -87,17 +96,10 @@ def run_job(cfg: DictConfig, folder: Path, run: Callable[..., float]) -> float:
 
 
 def _refuse_other_settings(folder: Path, cfg: DictConfig) -> None:
-    # torch, which a job that is complete need not have met
-    from training.run.finished import read_config
-    from training.run.folder import kept_settings
-
     refuse_changes(read_config(folder), kept_settings(cfg))
 
 
 def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
-    # torch, which a wrong setting need not have met
-    from training.run.folder import locked, write_status
-
     print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
     status = {"status": "diverged" if exit_code == 3 else "failed", "task": task}
     with suppress(CheckpointError), locked(folder):  # another process may be at work there

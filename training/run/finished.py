@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
 from training.run.checkpoint import BEST, BEST_SCHEMA, load_checkpoint, load_weights
+from training.run.folder import CONFIG, METRICS, read_config
 from training.run.identity import digest
-from training.run.status import CONFIG, METRICS
 from training.run.targets import instantiate, with_facts
 
 
@@ -58,28 +58,9 @@ def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
         raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
     model = instantiate(nodes[0], trusted)
     load_weights(model, state, folder / BEST)
-    return FinishedRun(
-        folder=folder,
-        cfg=cfg,
-        model=model.eval().requires_grad_(False),
-        loss_fn=instantiate(nodes[1], trusted),
-        class_names=tuple(names),
-        step=state["step"],
-        trusted=tuple(trusted),
-    )
-
-
-def read_config(folder: Path) -> DictConfig:
-    """Return the settings of a run as its folder has them, interpolations unresolved."""
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
-    try:
-        cfg = OmegaConf.load(folder / CONFIG)
-        if not isinstance(cfg, DictConfig):
-            raise ValueError("holds no settings")
-    except Exception as error:  # the YAML parser has many
-        raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
-    return cfg
+    model.eval().requires_grad_(False)
+    loss_fn = instantiate(nodes[1], trusted)
+    return FinishedRun(folder, cfg, model, loss_fn, tuple(names), state["step"], tuple(trusted))
 
 
 def load_teacher(

@@ -1,21 +1,24 @@
-"""The run folder: who may write to it, and its files of settings and status."""
+"""The run folder: its files, how they are written and read back, and who may; no torch here."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from training.errors import CheckpointError, ConfigError
-from training.run.checkpoint import write_file
 from training.run.identity import leaves
-from training.run.status import CONFIG, STATUS, read_status
+
+CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
 
 @contextmanager
@@ -24,11 +27,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     The system drops the lock of a process that dies, however it dies.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror})") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,19 +56,6 @@ def claim(folder: Path) -> None:
         )
 
 
-def set_aside(folder: Path, damaged: list[Path]) -> None:
-    """Rename damaged checkpoints, so that they count no more; remove what was never finished."""
-    for path in damaged:
-        path.rename(f"{path}.damaged")
-    for file in (*folder.glob("*.tmp"), *folder.glob("checkpoints/*.tmp")):
-        file.unlink()
-
-
-def write_settings(folder: Path, cfg: DictConfig) -> None:
-    """Write the settings of a run."""
-    write_file(folder / CONFIG, OmegaConf.to_yaml(kept_settings(cfg)).encode())
-
-
 def kept_settings(cfg: DictConfig) -> DictConfig:
     """Return settings as a folder has them: unresolved, but for what only Hydra's command knows."""
     kept = OmegaConf.create({key: cfg._get_node(key) for key in cfg})
@@ -77,7 +65,111 @@ def kept_settings(cfg: DictConfig) -> DictConfig:
     return kept
 
 
+def read_config(folder: Path) -> DictConfig:
+    """Return the settings of a run as its folder has them, interpolations unresolved."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
+    try:
+        cfg = OmegaConf.load(path)
+        if not isinstance(cfg, DictConfig):
+            raise ValueError("holds no settings")
+    except Exception as error:  # the YAML parser has many
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return cfg
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return a run's status.json; nothing where it has none that can be read."""
+    try:
+        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def write_status(folder: Path, **fields: Any) -> None:
     """Say in status.json how a run stands; what is not among `fields` stays as it was."""
     content = read_status(folder) | fields | {"pid": os.getpid(), "host": socket.gethostname()}
     write_file(folder / STATUS, (json.dumps(content, indent=1) + "\n").encode(), durable=False)
+
+
+def from_here(path: Path) -> str:
+    """Return a path as short as it can be typed."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+@contextmanager
+def writing(path: Path, size: int = 0) -> Iterator[None]:
+    """Say in one line why `path`, with `size` bytes, could not be written while the block ran."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            with suppress(OSError):
+                free = shutil.disk_usage(path.parent).free
+                reason = f"disk full: {size:,} bytes needed, {free:,} free; {error.strerror}"
+        raise CheckpointError(f"{path}: cannot be written ({reason})") from error
+
+
+def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
+    """Write so that `path` is the old file or the new, never half.
+
+    Temporary name, fsync, rename, fsync of the folder: after a power cut, too, where `durable`.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with writing(path, len(content)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+
+
+class GrowingFile:
+    """A file that is only appended to; a run that goes on cuts it back to its checkpoint.
+
+    Args:
+        path: the file.
+        size: how many bytes of it to keep.
+        checksum: the CRC-32 of those.
+    """
+
+    def __init__(self, path: Path, size: int = 0, checksum: int = 0) -> None:
+        self.path = path
+        with writing(path):
+            self.file = path.open("ab")
+            self.file.truncate(min(size, self.file.tell()))
+            content = path.read_bytes()
+        self.size, self.checksum = len(content), zlib.crc32(content)
+        if (self.size, self.checksum) != (size, checksum):
+            lost = f"{size - self.size:,} bytes are missing" if self.size < size else "was changed"
+            print(f"warning: {path}: {lost}; what it shows may have gaps", file=sys.stderr)
+
+    def write(self, data: bytes) -> int:
+        """Append `data`; it reaches the file with the next `flush`, or before."""
+        with writing(self.path, len(data)):
+            self.file.write(data)
+        self.size += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)
+        return len(data)
+
+    def flush(self, *, durable: bool = False) -> tuple[int, int]:
+        """Hand everything to the system, or the disk (`durable`); return size and checksum."""
+        with writing(self.path, self.size):
+            self.file.flush()
+            if durable:
+                os.fsync(self.file.fileno())
+        return self.size, self.checksum

@@ -11,21 +11,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
-# settings that change no figure, that are said apart, or that the choice of the loss changes anyway
-LEFT_OUT = (
-    "seed",
-    "baseline",
-    "resume",
-    "device",
-    "threads",
-    "table",
-    "facts.",
-    "report.",
-    "best_lr.",
-    "trainer.figures",
-    "trainer.log_every",
-    "trainer.save_every",
-)
+# settings of what trains; all others change no figure, or reach one of these by interpolation
+SETTINGS = ("data.", "model.", "loss.", "optimizer.", "scheduler.", "trainer.")
+LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every")  # change no figure
 
 
 def identity(cfg: DictConfig, loss: str, protocol: str, data: str) -> dict[str, Any]:
@@ -58,7 +46,7 @@ def comparable_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that figures depend on, seed apart; what follows the seed unresolved."""
     settings: dict[str, Any] = {}
     for key, raw in leaves(cfg).items():
-        if key.startswith(LEFT_OUT):
+        if not key.startswith(SETTINGS) or key in LEFT_OUT:
             continue
         value = raw
         if "${" in str(raw) and "${seed}" not in str(raw):

@@ -3,21 +3,22 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
-from training.run.build import Trust, build
-from training.run.finished import read_config
+from training.run.build import build
 from training.run.fit import finish, fit
-from training.run.folder import claim, locked, set_aside, write_settings, write_status
+from training.run.folder import claim, from_here, locked, read_status, write_status
+from training.run.log import RunLog
 from training.run.signals import Interrupted, handling
-from training.run.state import TrainingRun, check_best, restore_newest
-from training.run.status import from_here, read_status
+from training.run.state import TrainingRun, restore_newest
+from training.run.targets import instantiate
 
 
 def start(
@@ -27,7 +28,8 @@ def start(
     loss: str = "",
     resumed: bool = False,
     quiet: bool = False,
-    trust: Trust = Trust(),  # noqa: B008 (frozen)
+    trusted: Sequence[str] = (),
+    guarded: bool = False,
     command: Sequence[str] = (),
 ) -> float:
     """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
@@ -41,70 +43,68 @@ def start(
         resumed: go on with the run that is in `folder`: to the same end, bit for bit, as if it had
             never stopped.
         quiet: print warnings only.
-        trust: what the settings may name.
+        trusted: packages of the user's that a run folder's settings may name.
+        guarded: whether `cfg` was read from a run folder, so that it may not name anything else.
         command: the words that go on with a run when `resume=FOLDER` follows them.
     """
     width = None if sys.stdout.isatty() else 120
     console = Console(width=width, highlight=False, quiet=quiet)
     loss = loss or cfg.loss._target_.rsplit(".", 1)[-1]
-    run = build(cfg, loss, folder, console, trust)
+    make = partial(instantiate, trusted=trusted, guarded=guarded)
+    run = build(cfg, loss, folder, console, make)
     console.print(f"data: {run.splits.protocol}", markup=False, soft_wrap=True)
-    lock = locked(folder) if is_main() else nullcontext()
-    with lock, handling(run.signals.append):
-        if not resumed and is_main():
+    with locked(folder) if is_main() else nullcontext(), handling(run.signals.append):
+        if is_main() and not resumed:
             claim(folder)
-        damaged = restore_newest(run) if resumed else []
-        complete = resumed and from_main(lambda: read_status(folder).get("status")) == "complete"
-        if complete and run.finished >= run.training.settings.epochs:
+        positions = restore_newest(run) if resumed else {}
+        trained = run.finished >= run.training.settings.epochs
+        if trained and from_main(lambda: read_status(folder).get("status")) == "complete":
             console.print(f"already complete at step {run.training.step}: {folder}", soft_wrap=True)
             return run.best
-        if resumed and is_main():
-            if OmegaConf.to_yaml(read_config(folder)) != run.config:
-                run.log.text("config", run.config, run.training.step)
-            set_aside(folder, damaged)
-            check_best(run)
-            console.print(f"resuming at step {run.training.step}")
         again = shlex.join([*command, f"resume={from_here(folder)}"])
         if is_main():
+            for file in folder.rglob("*.tmp"):  # what was never finished
+                file.unlink()
+            if resumed:
+                console.print(f"resuming at step {run.training.step}")
             status = {"status": "running", "step": run.training.step, "message": ""}
             status |= {"task": cfg.task, "exit_code": None, "resume": again, "run": run.identity}
             write_status(folder, **status)
-            write_settings(folder, cfg)  # last, because it makes a run of the folder
-        return train(run, list(cfg.table), again)
+        with closing(RunLog(folder, positions)) if is_main() else nullcontext() as run.log:
+            return train(run, again)
 
 
-def train(run: TrainingRun, columns: list[str], again: str) -> float:
-    """Train and test; say in status.json how it ended."""
+def train(run: TrainingRun, again: str) -> float:
+    """Train and test; say in the run folder what is trained, and how it ended."""
     try:
-        if not run.training.step:
-            run.log.start(run.identity, run.config)
+        if run.log:
+            run.log.start(run.identity, run.config, run.training.step)
         with lost_process_named():
             nll = fit(run)
-            finish(run, columns)
-        run.log.end(success=True)
-        run.log.flush()
-        end(run, "complete", "", 0)
+            finish(run)
+        end(run)
         return nll
     except BaseException as error:
-        status = {DivergedError: "diverged", Interrupted: "interrupted"}.get(type(error), "failed")
         with suppress(CheckpointError):  # where the disk is full, too, the first error counts
-            if status != "interrupted":
-                run.log.end(success=False)
-            run.log.flush()
-        with suppress(CheckpointError):  # the status may be writable where the log is not
-            end(run, status, str(error), getattr(error, "exit_code", 1))
-        if status == "interrupted":
+            end(run, error)
+        if isinstance(error, Interrupted):
             step = run.training.step
             print(f"interrupted at step {step}; go on with:\n{again}", flush=True)
         if isinstance(error, CheckpointError):
             raise CheckpointError(f"{error}; once that is solved: {again}") from error
         raise
-    finally:
-        run.log.close()
 
 
-def end(run: TrainingRun, status: str, message: str, exit_code: int) -> None:
-    """Say in status.json how the run ended."""
-    if is_main():
-        fields = {"status": status, "step": run.training.step, "message": message}
-        write_status(run.folder, **fields, exit_code=exit_code)
+def end(run: TrainingRun, error: BaseException | None = None) -> None:
+    """Say in the log and in status.json how the run ended."""
+    if not run.log:
+        return
+    kinds = {DivergedError: "diverged", Interrupted: "interrupted"}
+    status = kinds.get(type(error), "failed") if error else "complete"
+    try:
+        if status != "interrupted":
+            run.log.end(success=error is None)
+    finally:  # the status may be writable where the log is not
+        code = getattr(error, "exit_code", 1) if error else 0
+        fields = {"status": status, "step": run.training.step, "message": str(error or "")}
+        write_status(run.folder, **fields, exit_code=code)
