@@ -120,21 +120,20 @@ def _compare_task(task: str, runs: list[Run]) -> Comparison:
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
+        by_seed = groups.setdefault((run.data, run.code, run.group), {})
         if run.status != "complete":
             notes.append(f"{run.folder.name}: {run.status}, left out")
         elif "nll" not in run.figures:
             notes.append(f"{run.folder.name}: no figures in metrics.jsonl, left out")
+        elif run.seed in by_seed:
+            notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
         else:
-            group = groups.setdefault((run.data, run.code, run.group), {})
-            if run.seed in group:
-                notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
-            else:
-                group[run.seed] = run
-    if not groups:
+            by_seed[run.seed] = run
+    configurations = [tuple(by_seed.values()) for by_seed in groups.values() if by_seed]
+    if not configurations:
         raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
-    counts = Counter((run.data, run.code) for group in groups.values() for run in group.values())
+    counts = Counter((run.data, run.code) for members in configurations for run in members)
     usual_data, usual_code = counts.most_common(1)[0][0]
-    configurations = [tuple(by_seed.values()) for by_seed in groups.values()]
     names = labels([members[0] for members in configurations])
     rows = []
     for label, members in zip(names, configurations, strict=True):
@@ -154,16 +153,15 @@ def labels(runs: Sequence[Run]) -> list[str]:
     Args:
         runs: one of each configuration.
     """
-    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     names = []
-    for run, own in zip(runs, texts, strict=True):
-        same_loss = [texts[i] for i, other in enumerate(runs) if other.loss == run.loss]
+    for run in runs:
         parts = [run.loss]
         for key, value in run.settings.items():
-            varies = any(other.get(key) != own[key] for other in same_loss)
-            rare = sum(other.get(key) == own[key] for other in texts) * 2 <= len(texts)
-            if varies or (rare and not key.startswith("loss.")):
-                text = value if isinstance(value, str) else own[key]
+            values = [other.settings.get(key) for other in runs]
+            of_loss = [other.settings.get(key) for other in runs if other.loss == run.loss]
+            is_rare = 2 * values.count(value) <= len(values) and not key.startswith("loss.")
+            if is_rare or of_loss.count(value) < len(of_loss):
+                text = value if isinstance(value, str) else json.dumps(value)
                 parts.append(f"{key.split('.')[-1]}={text}")
         names.append(", ".join(parts))
     return names

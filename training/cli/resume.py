@@ -5,12 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
+from omegaconf import DictConfig
 
-from training.cli.settings import CONFIGS, check_settings, compose, did_you_mean
+from training.cli.settings import options, parse, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.identity import leaves
 from training.run.status import CONFIG, STATUS, read_status
@@ -56,48 +53,31 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     from training.run.finished import read_config
 
     stored = read_config(folder)
-    base, values = copy.deepcopy(stored), []
-    words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
+    cfg, values = copy.deepcopy(stored), []
     for word in words:
-        if word.startswith(("-", "hydra")) or "=" not in word:
+        if word.startswith(("resume=", "hydra.searchpath=")):
+            continue
+        key = parse(word).key_or_group
+        if key.startswith("hydra"):
             raise ConfigError(f"{word}: goes on with one run in its folder; give settings only")
-        override = OverridesParser.create().parse_override(word)
-        if override.is_sweep_override():
-            raise ConfigError(f"{word}: goes on with one run; give one value")
-        key = override.key_or_group
-        if is_group(key, task):
-            if key not in stored:
-                raise ConfigError(
-                    f"{word}: is many settings at once; give those that should change"
-                )
-            base[key] = compose(task, [word])[key]
-        elif override.is_add() or override.is_delete() or key not in leaves(base):
-            raise ConfigError(f"{word}: no such setting{did_you_mean(key, leaves(base))}")
+        if key not in options(task):
+            values.append(word)
+        elif key in stored:
+            cfg[key] = settings_of(task, [word])[key]
         else:
-            values.append((key, override.value()))
-    cfg = copy.deepcopy(base)
-    for key, value in values:
-        OmegaConf.update(cfg, key, value)
-    check_settings(cfg, base)
+            raise ConfigError(f"{word}: is many settings at once; give those that should change")
+    put_on_top(cfg, values, task)
     refuse_changes(stored, cfg)
     return cfg
 
 
-def is_group(key: str, task: str) -> bool:
-    """Say whether options of that name can be chosen."""
-    return (CONFIGS / key).is_dir() or (CONFIGS / task / key).is_dir()
-
-
 def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:
-    """Show what differs from the run's own settings, and refuse what its state belongs to."""
+    """Print what differs from the run's own settings, and refuse what its state belongs to."""
     before, now = leaves(stored), leaves(cfg)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        table = Table("setting", "of the run", "now", "")
-        for key in changed:
-            refused = "refused" if STRUCTURAL.match(key) else "taken"
-            table.add_row(key, str(before.get(key, "-")), str(now.get(key, "-")), refused)
-        Console(highlight=False).print(table, markup=False)
+    for key in changed:
+        answer = "refused" if STRUCTURAL.match(key) else "taken"
+        print(f"{key}: {before.get(key, '-')} -> {now.get(key, '-')}, {answer}")
     structural = [f"{key}={now.get(key)}" for key in changed if STRUCTURAL.match(key)]
     if structural:
         raise ConfigError(

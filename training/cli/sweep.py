@@ -12,14 +12,14 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
 from training.cli.comparison import compare
 from training.cli.resume import refuse_changes
 from training.cli.runs import Run, read_run
-from training.cli.settings import compose
+from training.cli.settings import mistakes_named, settings_of
 from training.cli.tables import print_comparison, write_files
 from training.errors import CheckpointError, DataError, UserError
+from training.run.figures import COLUMNS
 from training.run.identity import digest, leaves
 from training.run.signals import interruption
 from training.run.status import CONFIG, STATUS, from_here, read_status
@@ -29,60 +29,57 @@ NOT_IN_NAME = ("hydra.", "seed", "loss.", "baseline", "facts.", "device", "threa
 FOLDER = "hydra.sweep.dir"
 
 
-def run_sweep(task: str, words: list[str], application: Callable[[list[str]], None]) -> int:
-    """Run the sweep that the command line asks for, and show what came of it."""
+def run_sweep(task: str, words: list[str], run_jobs: Callable[[list[str]], None]) -> int:
+    """Run the sweep that the words ask for, and show what came of it."""
     began = time.time()
-    words, folder = with_folder(words, task)
-    application(words)
-    return summarize(folder, began) if folder and folder.is_dir() else 0
+    folder, for_hydra = sweep_folder(task, [word for word in words if not word.startswith("-")])
+    run_jobs(["-m", *words, *for_hydra])
+    return summarize(folder, began)
 
 
-def with_folder(words: list[str], task: str) -> tuple[list[str], Path | None]:
-    """Return a sweep's command line with its folder, and with short names for its jobs.
+def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str]]:
+    """Return a sweep's folder, and the words that give it and short names of its jobs to Hydra.
 
     The folder is named by the experiment and by a digest of all settings that are not swept, losses
     and seeds apart: started again, a sweep finds the jobs that it has finished.
     """
-    settings = [word for word in words if not word.startswith("-")]
-    try:
-        overrides = OverridesParser.create().parse_overrides(settings)
-        fixed = [o for o in overrides if not o.is_sweep_override()]
-        cfg = compose(task, [o.input_line or "" for o in fixed], hydra_too=True)
-    except Exception:  # Hydra will meet it again, and it is answered there
-        return words, None
-    keys = [o.key_or_group for o in fixed if not o.key_or_group.startswith("hydra")]
-    keys += cfg.hydra.job.config.override_dirname.exclude_keys
-    chosen = [o.value() for o in fixed if o.key_or_group == FOLDER]
-    experiment = [o.value() for o in fixed if o.key_or_group == "experiment"] or ["sweep"]
-    named = {
-        key: str(value) for key, value in leaves(cfg).items() if not key.startswith(NOT_IN_NAME)
-    }
-    named |= {str(o.input_line): "" for o in fixed if o.key_or_group.startswith("loss.")}
-    name = "-".join(re.findall(r"\w+", str(experiment[-1])))
-    folder = Path(str(chosen[-1]) if chosen else f"outputs/{task}-{name}-{digest(named)}")
-    names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(keys))}]"
-    return [*words, names, *([] if chosen else [f"{FOLDER}={folder}"])], folder
+    with mistakes_named(task, words):
+        overrides = OverridesParser.create().parse_overrides(words)
+    fixed = {o.key_or_group: str(o.input_line) for o in overrides if not o.is_sweep_override()}
+    of_loss = {word: "" for key, word in fixed.items() if key.startswith("loss.")}
+    cfg = settings_of(task, [word for word in fixed.values() if word not in of_loss])
+    unnamed = [*cfg.hydra.job.config.override_dirname.exclude_keys]
+    unnamed += [key for key in fixed if not key.startswith("hydra")]
+    for_hydra = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"
+    if FOLDER in fixed:
+        return Path(cfg.hydra.sweep.dir), [for_hydra]
+    settings = {k: str(v) for k, v in leaves(cfg).items() if not k.startswith(NOT_IN_NAME)}
+    experiment = fixed.get("experiment", "=sweep").split("=")[1]
+    name = "-".join(re.findall(r"\w+", experiment))
+    folder = Path(f"outputs/{task}-{name}-{digest(settings | of_loss)}")
+    return folder, [for_hydra, f"{FOLDER}={folder}"]
 
 
-def run_job(cfg: DictConfig, folder: Path, run: Callable[..., float]) -> float:
+def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]) -> float:
     """Run one job, unless it is complete; a failure is printed at once and the others go on."""
     if read_status(folder).get("status") == "complete":
         print(f"{folder.name}: complete already", flush=True)
         return 0.0
     try:
+        cfg = settings_of(task, words)
         resumed = (folder / CONFIG).exists()
         if resumed:  # an interrupted job of this sweep, unless its folder has another's
             _refuse_other_settings(folder, cfg)
-        nll = run(quiet=True, resumed=resumed)
+        nll = run(cfg, folder, quiet=True, resumed=resumed)
         print(f"{folder.name}: {_result(read_run(folder))}", flush=True)
         return nll
     except UserError as error:
-        _failed(folder, cfg.task, str(error), error.exit_code)
+        _failed(folder, task, str(error), error.exit_code)
     except Exception as error:
         if interruption(error):
             raise
         traceback.print_exc()
-        _failed(folder, cfg.task, repr(error), 1)
+        _failed(folder, task, repr(error), 1)
     return float("inf")
 
 
@@ -106,37 +103,33 @@ def _failed(folder: Path, task: str, message: str, exit_code: int) -> None:
 
 
 def _result(run: Run) -> str:
-    shown = {"nll": "nll {:.4f}", "accuracy": "accuracy {:.2%}", "ece": "ECE {:.4f}"}
-    shown |= {"seconds": "{:.1f} s"}
-    return ", ".join(form.format(run.figures[n]) for n, form in shown.items() if n in run.figures)
+    figures = [name for name in ("nll", "accuracy", "ece", "seconds") if name in run.figures]
+    return ", ".join(f"{name} {COLUMNS[name][1].format(run.figures[name])}" for name in figures)
 
 
 def summarize(folder: Path, began: float) -> int:
-    """Show all jobs and compare the complete ones; return the exit code.
+    """Name the jobs that are not complete, and compare the others; return the exit code.
 
     That is the code of the first job that this sweep ran and that is not complete, else 0.
     """
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-    jobs = sorted(file.parent for file in folder.glob(f"*/{STATUS}"))
-    runs = [read_run(job) for job in jobs if "run" in read_status(job)]
-    results = {run.folder: _result(run) for run in runs}
-    table = Table("job", "status", "")
-    code = 0
-    for job in jobs:
+    code, runs = 0, []
+    for job in sorted(file.parent for file in folder.glob(f"*/{STATUS}")):
         status = read_status(job)
-        good = status.get("status") == "complete"
-        said = results.get(job, "") if good else str(status.get("message", ""))
-        table.add_row(job.name, str(status.get("status")), said)
-        if not good and (job / STATUS).stat().st_mtime >= began:
-            code = code or status.get("exit_code") or 1
-    console.print(table, markup=False)
+        if "run" in status:
+            runs.append(read_run(job))
+        if status.get("status") != "complete":
+            print(f"{job.name}: {status.get('status')}: {status.get('message')}")
+            if (job / STATUS).stat().st_mtime >= began:
+                code = code or status.get("exit_code") or 1
     try:
         comparisons = compare(runs)
-        for comparison in comparisons:
-            print_comparison(console, comparison)
-        print(f"\nlook at it: {from_here(write_files(comparisons, folder)[-1])}")
-        tensorboard = from_here(Path(sys.executable).with_name("tensorboard"))
-        print(f"       and: {tensorboard} --logdir {shlex.quote(str(folder))}")
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
+        return code
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    for comparison in comparisons:
+        print_comparison(console, comparison)
+    print(f"\nlook at it: {from_here(write_files(comparisons, folder)[-1])}")
+    tensorboard = from_here(Path(sys.executable).with_name("tensorboard"))
+    print(f"       and: {tensorboard} --logdir {shlex.quote(str(folder))}")
     return code

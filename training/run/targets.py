@@ -3,21 +3,21 @@
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_object
-from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError, UserError
-from training.run.identity import digest, leaves
+from training.run.identity import REQUIRED, digest, leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
 
 
@@ -39,58 +39,70 @@ def with_facts(
 def instantiate(
     node: DictConfig, trusted: Sequence[str] = (), *, guarded: bool = True, call_with: Any = None
 ) -> Any:
-    """Build what `_target_` names.
+    """Build what `_target_` names, and before it whatever its arguments name.
 
-    A ValueError or TypeError of the constructor is answered in one line that begins with the
-    setting. Wherever a target takes an argument `trusted`, it is given `trusted`, whatever the
-    settings say: only a command line can trust a package.
+    An error of a constructor is answered in one line that begins with the setting. Wherever a
+    target takes an argument `trusted`, it is given `trusted`, whatever the settings say: only a
+    command line can trust a package.
 
     Args:
         node: the settings, one key of the whole config.
         trusted: packages that a run folder's settings may name, beside `ALLOWED_TARGETS`.
         guarded: whether the settings come from a run folder, so that only those may be named.
-        call_with: arguments for what a `_partial_` gives, so that its errors are answered, too.
+        call_with: the first arguments, for what is `_partial_`.
     """
-    name = node._get_full_key(None)
-    settings = OmegaConf.to_container(node, resolve=True)
-    for key, value in _targets(settings, name):
-        found = find_target(key, str(value["_target_"]), trusted, guarded)
-        with suppress(ValueError):  # some of C's have no signature
-            if "trusted" in inspect.signature(found).parameters:
-                value["trusted"] = list(trusted)
+    key = node._get_full_key(None)
     try:
-        built = hydra_instantiate(OmegaConf.create(settings, flags={"allow_objects": True}))
-        return built if call_with is None else built(*call_with)
-    except (InstantiationException, ValueError, TypeError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, UserError):
-            raise cause from None
-        if not isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{name}: {first_line(error)}") from error
-        where = re.search(r"full_key: (\S+)", str(error))
-        key = f"{name}.{where[1]}" if where else name
-        message = textwrap.shorten(str(cause), 400, placeholder=" ...")  # it may quote all the data
-        raise ConfigError(_name_setting(node, key, message)) from cause
+        settings = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or key}: {first_line(error)}") from error
+
+    def build(value: Any, key: str, *first: Any) -> Any:
+        if isinstance(value, list):
+            return [build(item, f"{key}.{i}") for i, item in enumerate(value)]
+        if isinstance(value, str) and value == REQUIRED:
+            raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
+        if not isinstance(value, dict):
+            return value
+        target, is_partial = value.pop("_target_", None), value.pop("_partial_", False)
+        found = target and find_target(f"{key}._target_", str(target), trusted, guarded)
+        arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
+        if not found:
+            return arguments
+        for name, parameter in _parameters(found).items():
+            if name == "trusted":
+                arguments[name] = list(trusted)
+            elif arguments.get(name, "") is None and parameter.annotation in KINDS:
+                raise ConfigError(f"{key}.{name}=null: must be {KINDS[parameter.annotation]}")
+        if is_partial and not first:
+            return partial(found, **arguments)
+        try:
+            return found(*first, **arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            message = textwrap.shorten(str(error), 400, placeholder=" ...")  # it may quote the data
+            raise ConfigError(_name_setting(node, key, message)) from error
+
+    return build(settings, key, *(call_with or ()))
 
 
-def _targets(value: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping that has a `_target_`, however deep in lists or interpolations."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield f"{key}._target_", value
-        for name, inner in value.items():
-            yield from _targets(inner, f"{key}.{name}")
+def _parameters(found: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(found).parameters
+    except ValueError:  # some of C's have no signature
+        return {}
 
 
 def _name_setting(node: DictConfig, key: str, message: str) -> str:
     """Begin the message with the setting it is about, or with the one that it was taken from."""
     argument = message.split("=")[0].split(" ")[0]
-    root = node._get_root()
-    raw = leaves(root).get(f"{key}.{argument}") if isinstance(root, DictConfig) else None
-    source = re.fullmatch(r"\$\{([\w.]+)\}", str(raw))
-    return message.replace(argument, source[1] if source else f"{key}.{argument}", 1)
+    root, name = node._get_root(), f"{key}.{argument}"
+    settings = leaves(root) if isinstance(root, DictConfig) else {}
+    if name not in settings:
+        return f"{key}: {message}"
+    source = re.fullmatch(r"\$\{([\w.]+)\}", str(settings[name]))
+    return message.replace(argument, source[1] if source else name, 1)
 
 
 def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: bool = True) -> Any:
