@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from training.cli import sweep
 from training.cli.runs import find_runs
-from training.cli.sweep import with_folder
+from training.cli.sweep import sweep_folder
 from training.run import fit
 from training.run.folder import locked, write_status
 from training.run.signals import Interrupted
@@ -155,7 +155,7 @@ def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monke
 
 def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept():
     def folder(*words):
-        return with_folder(["-m", *words], "ngram")[1]
+        return sweep_folder("ngram", list(words))[0]
 
     plain = folder("loss=mse,nll")
 

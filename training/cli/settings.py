@@ -19,12 +19,17 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from training.cli.folder_names import slug, unique_stamp
 from training.errors import ConfigError
 from training.run.identity import REQUIRED, leaves
 from training.run.targets import KINDS
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what torch's int64 and float32 hold
+
+# for configs/shared.yaml, wherever this is imported: a worker of a parallel sweep included
+OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 class SharedOptions(SearchPathPlugin):
