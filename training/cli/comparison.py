@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean, stdev
 
 from training.cli.runs import Run
@@ -46,50 +45,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of one task, the lowest nll first, and notes on the runs that were left out."""
+    """The rows of one task, the lowest nll first, and what there is to say about them."""
 
     task: str
     protocol: str  # what the figures were measured on, in words
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-    @cached_property
-    def columns(self) -> list[str]:
-        """The figures to show: those of the task's own table, and some that all tasks have.
-
-        The validation nll is added where a loss has several rows, since it chooses among them.
-        """
-        names = [*self.rows[0].runs[0].table, *LAST_COLUMNS]
-        if len({row.loss for row in self.rows}) < len(self.rows):
-            names.append("val_nll")
-        measured = {name for row in self.rows for run in row.runs for name in run.figures}
-        return [name for name in dict.fromkeys(names) if name in COLUMNS and name in measured]
-
-    @cached_property
-    def compared(self) -> list[Row]:
-        """The rows that may be compared."""
-        return [row for row in self.rows if not row.excluded]
-
-    @cached_property
-    def baseline(self) -> Row | None:
-        """The row of the baseline loss; if it has several, the one of the lowest val nll."""
-        rows = [row for row in self.compared if row.loss == row.runs[0].baseline]
-        return min(rows, key=lambda row: row.mean("val_nll"), default=None)
+    columns: tuple[str, ...]  # the figures to show
+    baseline: Row | None  # of the baseline loss; if it has several, the one of the lowest val nll
+    notes: tuple[str, ...]  # how to read the table, which rows won, which runs were left out
 
     def best(self, name: str) -> float | None:
         """Return the best mean of a column; None if nothing in it is better or worse."""
         more_is_better = COLUMNS[name][2]
-        means = [mean for row in self.compared if math.isfinite(mean := row.mean(name))]
+        means = [row.mean(name) for row in self.rows if not row.excluded]
+        means = [mean for mean in means if math.isfinite(mean)]
         if more_is_better is None or len(means) < 2:
             return None
         return max(means) if more_is_better else min(means)
 
     def differs_from_baseline(self, row: Row, name: str) -> bool:
         """Say whether a row's difference to the baseline is larger than its seeds explain."""
-        baseline = self.baseline
-        if baseline is None or row is baseline or row.excluded or COLUMNS[name][2] is None:
+        if self.baseline in (None, row) or row.excluded or COLUMNS[name][2] is None:
             return False
-        return p_value(baseline.values(name), row.values(name)) < SIGNIFICANCE
+        return p_value(self.baseline.values(name), row.values(name)) < SIGNIFICANCE
 
 
 def p_value(a: dict[int, float], b: dict[int, float]) -> float:
@@ -117,6 +95,39 @@ def compare(runs: Iterable[Run]) -> list[Comparison]:
 
 
 def _compare_task(task: str, runs: list[Run]) -> Comparison:
+    rows, left_out = _rows(runs)
+    if not rows:
+        raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(left_out)}")
+    names = [*rows[0].runs[0].table, *LAST_COLUMNS]
+    notes = ["mean ± standard deviation over seeds; bold: the best"]
+    lowest: dict[str, Row] = {}  # of each loss the row with the lowest validation nll
+    compared = sorted(
+        (row for row in rows if not row.excluded), key=lambda row: row.mean("val_nll")
+    )
+    for row in compared:
+        lowest.setdefault(row.loss, row)
+    if len(lowest) < len(compared):
+        names.append("val_nll")
+        notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")
+    baseline = lowest.get(runs[0].baseline)
+    if baseline:
+        notes[0] += f"; *: differs from {baseline.label} by more than its seeds explain"
+        notes[0] += f" (paired t-test, p < {SIGNIFICANCE})"
+    else:
+        notes[0] += f"; no run of the baseline ({runs[0].baseline})"
+    measured = {name for row in rows for run in row.runs for name in run.figures}
+    return Comparison(
+        task=task,
+        protocol=rows[0].runs[0].protocol,
+        rows=tuple(rows),
+        columns=tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured),
+        baseline=baseline,
+        notes=(*notes, *left_out),
+    )
+
+
+def _rows(runs: list[Run]) -> tuple[list[Row], list[str]]:
+    """Return a row for each configuration, and a note for each run that is left out."""
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
@@ -130,19 +141,15 @@ def _compare_task(task: str, runs: list[Run]) -> Comparison:
         else:
             by_seed[run.seed] = run
     configurations = [tuple(by_seed.values()) for by_seed in groups.values() if by_seed]
-    if not configurations:
-        raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
     counts = Counter((run.data, run.code) for members in configurations for run in members)
-    usual_data, usual_code = counts.most_common(1)[0][0]
     names = labels([members[0] for members in configurations])
     rows = []
     for label, members in zip(names, configurations, strict=True):
-        first = members[0]
-        other = ["data"] * (first.data != usual_data) + ["code"] * (first.code != usual_code)
+        (data, code), first = counts.most_common(1)[0][0], members[0]
+        other = ["data"] * (first.data != data) + ["code"] * (first.code != code)
         excluded = f"other {' and '.join(other)}" if other else ""
         rows.append(Row(label, first.loss, members, excluded))
-    rows.sort(key=lambda row: (bool(row.excluded), row.mean("nll")))
-    return Comparison(task, rows[0].runs[0].protocol, tuple(rows), tuple(notes))
+    return sorted(rows, key=lambda row: (bool(row.excluded), row.mean("nll"))), notes
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

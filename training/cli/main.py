@@ -3,22 +3,23 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from training.cli import sweep
 from training.cli.help import help_text
-from training.cli.resume import resumed_settings, run_to_resume
+from training.cli.resume import run_to_resume
 from training.cli.script import Parser
-from training.cli.settings import CONFIGS, find_shared_options, mistakes_named, settings_of
+from training.cli.settings import CONFIGS, mistakes_named, settings_of
+from training.cli.sweep import run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.signals import Interrupted, handling, interruption, stop_now
-from training.run.status import from_here, read_status
+from training.run.status import from_here
 
 T = TypeVar("T")
 HYDRA_PRINTS = ("-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion")
@@ -93,27 +94,23 @@ def _run_command(command: Command) -> int:
     if {"-h", "--help"} & set(words):
         print(help_text(task))
         return 0
-    folder = _from_main(lambda: run_to_resume(words, task))
     if command.is_sweep:
-        if folder:
-            raise ConfigError(f"resume={folder}: goes on with one run; leave -m out")
-        if "RANK" in os.environ:
-            raise ConfigError("-m: each run of a sweep is one process; leave torchrun out")
-        return sweep.run_sweep(task, words, lambda words: _run_hydra(command, words))
-    if any(word.startswith(HYDRA_PRINTS) for word in words):
+        if "RANK" in os.environ or any(word.startswith("resume=") for word in words):
+            raise ConfigError("-m: starts new runs; with resume= or torchrun leave -m out")
+        folder, for_hydra = sweep_folder(task, words)
+        _run_hydra(command, ["-m", *words, *for_hydra])
+        return summarize(folder)
+    if resumed := _from_main(lambda: run_to_resume(words, task)):
+        folder, cfg, loss = resumed
+        _run(command, cfg, folder, loss=loss, guarded=True, resumed=True)
+    elif any(word.startswith(HYDRA_PRINTS) for word in words):
         _run_hydra(command, words)
-    elif folder:
-        run = folder
-        cfg = _from_main(lambda: resumed_settings(run, words, task))
-        loss = read_status(folder)["run"]["loss"]
-        _run(cfg, folder, command, words, guarded=True, resumed=True, loss=loss)
     else:
-        cfg = settings_of(task, words)
-        if cfg.hydra.sweeper.params:
+        cfg, hydra_cfg = settings_of(task, words)
+        if hydra_cfg.sweeper.params:
             raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")
-        HydraConfig.instance().set_config(cfg)
-        folder = Path(_from_main(lambda: cfg.hydra.run.dir))
-        _run(cfg, folder, command, words, loss=cfg.hydra.runtime.choices.loss)
+        folder = Path(_from_main(lambda: hydra_cfg.run.dir))
+        _run(command, cfg, folder, loss=hydra_cfg.runtime.choices["loss"])
     return 0
 
 
@@ -121,10 +118,9 @@ def _from_main(make: Callable[[], T]) -> T:
     """Return what `make` gives, under torchrun in the first process."""
     if "RANK" not in os.environ:
         return make()
-    from training.distributed import from_main, lost_process_named
+    from training.distributed import from_main
 
-    with lost_process_named():
-        return from_main(make)
+    return from_main(make)
 
 
 def _run_hydra(command: Command, words: list[str]) -> None:
@@ -133,28 +129,18 @@ def _run_hydra(command: Command, words: list[str]) -> None:
     def job(_: DictConfig) -> float:
         own = HydraConfig.get()
         search = [word for word in own.overrides.hydra if word.startswith("hydra.searchpath")]
-        words = [*own.overrides.task, *search]
-
-        def run(cfg: DictConfig, folder: Path, **how: bool) -> float:
-            return _run(cfg, folder, command, words, loss=own.runtime.choices["loss"], **how)
-
-        return sweep.run_job(command.task, words, Path(own.runtime.output_dir), run)
+        this = replace(command, words=[*own.overrides.task, *search])
+        folder = Path(own.runtime.output_dir)
+        return run_job(this.task, this.words, folder, partial(_run, this))
 
     sys.argv[1:] = words  # Hydra reads them there
     config_path = str(CONFIGS / command.task)
-    find_shared_options()
-    with mistakes_named(command.task, words):
+    with mistakes_named(words, command.task):
         hydra.main(version_base="1.3", config_path=config_path, config_name=command.task)(job)()
 
 
 def _run(
-    cfg: DictConfig,
-    folder: Path,
-    command: Command,
-    words: Sequence[str],
-    *,
-    guarded: bool = False,
-    **how: Any,
+    command: Command, cfg: DictConfig, folder: Path, *, guarded: bool = False, **how: Any
 ) -> float:
     """Train; an error names one of the words that set what was wrong."""
     # torch: only once the settings are known to compose
@@ -162,9 +148,8 @@ def _run(
     from training.run.build import Trust
     from training.run.start import start
 
-    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     cfg.resume = None
-    trust = Trust(command.trusted, guarded)
+    trust, words = Trust(command.trusted, guarded), command.words
     try:
         with lost_process_named():
             return start(cfg, folder, trust=trust, command=command.again, **how)

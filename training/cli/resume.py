@@ -7,29 +7,27 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from training.cli.settings import options, parse, put_on_top, settings_of
+from training.cli.settings import choices_and_values, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.identity import leaves
-from training.run.status import CONFIG, STATUS, read_status
+from training.run.status import STATUS, read_status
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
 # What the state of a run belongs to; everything else may change on the way.
 STRUCTURAL = re.compile(r"(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
-def run_to_resume(words: Sequence[str], task: str) -> Path | None:
-    """Return the folder that the last `resume=` names, if there is one."""
+def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, DictConfig, str] | None:
+    """Return folder, settings and loss of the run that `resume=` names, if there is one."""
     given = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return None
     folder = newest_unfinished(task) if given[-1] == "auto" else Path(given[-1])
-    if (other := read_status(folder).get("task", task)) != task:
-        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"resume={folder}: not a run folder (no {CONFIG})")
-    if not isinstance(read_status(folder).get("run"), dict):
+    cfg = resumed_settings(folder, words, task)
+    run = read_status(folder).get("run")
+    if not isinstance(run, dict):
         raise CheckpointError(f"{folder / STATUS}: does not say what the run is; train it again")
-    return folder
+    return folder, cfg, str(run["loss"])
 
 
 def newest_unfinished(task: str) -> Path:
@@ -53,19 +51,16 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     from training.run.finished import read_config
 
     stored = read_config(folder)
-    cfg, values = copy.deepcopy(stored), []
-    for word in words:
-        if word.startswith(("resume=", "hydra.searchpath=")):
-            continue
-        key = parse(word).key_or_group
-        if key.startswith("hydra"):
-            raise ConfigError(f"{word}: goes on with one run in its folder; give settings only")
-        if key not in options(task):
-            values.append(word)
-        elif key in stored:
-            cfg[key] = settings_of(task, [word])[key]
-        else:
-            raise ConfigError(f"{word}: is many settings at once; give those that should change")
+    if (other := stored.get("task")) != task:
+        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
+    words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
+    choices, values = choices_and_values(task, words)
+    cfg = copy.deepcopy(stored)
+    for choice in choices:
+        word, group = str(choice.input_line), choice.key_or_group
+        if group not in stored:
+            raise ConfigError(f"{word}: is Hydra's, or many settings at once; give settings only")
+        cfg[group] = settings_of(task, [word])[0][group]
     put_on_top(cfg, values, task)
     refuse_changes(stored, cfg)
     return cfg

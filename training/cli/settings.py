@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -27,10 +28,6 @@ from training.run.targets import KINDS
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what torch's int64 and float32 hold
 
-# for configs/shared.yaml, wherever this is imported: a worker of a parallel sweep included
-OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
-OmegaConf.register_new_resolver("slug", slug, replace=True)
-
 
 class SharedOptions(SearchPathPlugin):
     """Find what both tasks share in `configs/`, beside the task's own options in `configs/<task>/`.
@@ -43,20 +40,17 @@ class SharedOptions(SearchPathPlugin):
         search_path.append("shared", f"file://{CONFIGS}")
 
 
-def find_shared_options() -> None:
-    """Let Hydra know of `SharedOptions`; once more does nothing."""
-    Plugins.instance().register(SharedOptions)
+# what configs/ needs, wherever this is imported: a worker of a parallel sweep included
+Plugins.instance().register(SharedOptions)
+OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
     """Return the settings that Hydra composes from the command line `words` of a task."""
-    find_shared_options()
     GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
-            return hydra.compose(task, list(words), return_hydra_config=hydra_too)
-    finally:
-        GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
+        return hydra.compose(task, list(words), return_hydra_config=hydra_too)
 
 
 def options(task: str) -> dict[str, list[Path]]:
@@ -69,44 +63,49 @@ def options(task: str) -> dict[str, list[Path]]:
     return groups
 
 
-def settings_of(task: str, words: Iterable[str]) -> DictConfig:
-    """Return the options that the words choose with the values that they give, and Hydra's own.
+def settings_of(task: str, words: Iterable[str]) -> tuple[DictConfig, DictConfig]:
+    """Return the settings that the words choose and give, and Hydra's own.
 
     Hydra composes the options alone: a value is compared with the one whose place it takes.
     """
-    groups = options(task)
-    choices: list[str] = []
-    values: list[str] = []
-    for word in words:
-        override = parse(word)
-        key = override.key_or_group
-        may_be = (str, list) if key == "experiment" else str
-        if key in groups and not isinstance(override.value(), may_be):
-            raise ConfigError(f"{word}: choose one option")
-        (choices if key in groups or key.startswith("hydra") else values).append(word)
-    with mistakes_named(task, choices):
-        cfg = compose(task, choices, hydra_too=True)
+    choices, values = choices_and_values(task, words)
+    chosen = [str(choice.input_line) for choice in choices]
+    with mistakes_named(chosen, task):
+        cfg = compose(task, chosen, hydra_too=True)
     put_on_top(cfg, values, task)
-    return cfg
+    HydraConfig.instance().set_config(cfg)  # for what interpolates `hydra:`
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra
 
 
-def parse(word: str) -> Override:
-    """Return a word of the command line in parts."""
+def choices_and_values(task: str, words: Iterable[str]) -> tuple[list[Override], list[Override]]:
+    """Return the words GROUP=OPTION, those for Hydra among them, and the words SETTING=VALUE."""
+    groups = options(task)
+    choices: list[Override] = []
+    values: list[Override] = []
+    for override in map(parse, words):
+        key = override.key_or_group
+        if key in groups and key != "experiment" and isinstance(override.value(), list):
+            raise ConfigError(f"{override.input_line}: choose one option")
+        (choices if key in groups or key.startswith("hydra") else values).append(override)
+    return choices, values
+
+
+def parse(word: str, *, sweeps: bool = False) -> Override:
+    """Return a word of the command line in parts; several values only where a sweep takes them."""
     if word.startswith(("-", "~")) or "=" not in word:
         raise ConfigError(f"{word}: give settings only, as in SETTING=VALUE")
-    with mistakes_named("", [word]):
+    with mistakes_named([word]):
         override = OverridesParser.create().parse_override(word)
-    if override.is_sweep_override():
+    if override.is_sweep_override() and not sweeps:
         raise ConfigError(f"{word}: give one value, or add -m for a sweep ([a,b] is a list)")
     return override
 
 
-def put_on_top(cfg: DictConfig, words: Iterable[str], task: str) -> None:
-    """Set what the words SETTING=VALUE say, each to a value of the kind that is there."""
+def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> None:
+    """Set what the overrides SETTING=VALUE say, each to a value of the kind that is there."""
     known = leaves(cfg)
-    for word in words:
-        override = parse(word)
-        key, value = override.key_or_group, override.value()
+    for override in overrides:
+        word, key, value = override.input_line, override.key_or_group, override.value()
         if key not in known:
             raise ConfigError(f"{key}: no such setting{hint(key, known, task)}")
         default = known[key]
@@ -143,15 +142,15 @@ def wanted(value: Any, default: Any) -> str | None:
 
 
 @contextmanager
-def mistakes_named(task: str, words: Iterable[str]) -> Iterator[None]:
+def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
     """Say in one line what Hydra says of the words in several, with the nearest valid name."""
     try:
         yield
     except Exception as error:
-        raise ConfigError(explain(error, task, words)) from error
+        raise ConfigError(explain(error, words, task)) from error
 
 
-def explain(error: Exception, task: str, words: Iterable[str]) -> str:
+def explain(error: Exception, words: Iterable[str], task: str) -> str:
     """Return what Hydra found wrong with the words."""
     text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Could not override '([^']+)'", text):

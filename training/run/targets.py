@@ -3,7 +3,8 @@
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -69,11 +70,12 @@ def instantiate(
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
             return arguments
-        for name, parameter in _parameters(found).items():
-            if name == "trusted":
-                arguments[name] = list(trusted)
-            elif arguments.get(name, "") is None and parameter.annotation in KINDS:
-                raise ConfigError(f"{key}.{name}=null: must be {KINDS[parameter.annotation]}")
+        with suppress(ValueError):  # some of C's have no signature
+            for name, parameter in inspect.signature(found).parameters.items():
+                if name == "trusted":
+                    arguments[name] = list(trusted)
+                elif arguments.get(name, "") is None and parameter.annotation in KINDS:
+                    raise ConfigError(f"{key}.{name}=null: must be {KINDS[parameter.annotation]}")
         if is_partial and not first:
             return partial(found, **arguments)
         try:
@@ -87,18 +89,11 @@ def instantiate(
     return build(settings, key, *(call_with or ()))
 
 
-def _parameters(found: Any) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(found).parameters
-    except ValueError:  # some of C's have no signature
-        return {}
-
-
 def _name_setting(node: DictConfig, key: str, message: str) -> str:
     """Begin the message with the setting it is about, or with the one that it was taken from."""
     argument = message.split("=")[0].split(" ")[0]
-    root, name = node._get_root(), f"{key}.{argument}"
-    settings = leaves(root) if isinstance(root, DictConfig) else {}
+    root: Any = node._get_root()
+    settings, name = leaves(root), f"{key}.{argument}"
     if name not in settings:
         return f"{key}: {message}"
     source = re.fullmatch(r"\$\{([\w.]+)\}", str(settings[name]))
