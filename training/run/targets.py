@@ -29,12 +29,9 @@ def with_facts(
 
     The counts stay a tensor: as a list, 13,000 of them would take seconds to merge and resolve.
     """
-    facts = {"num_classes": num_classes, "class_counts": class_counts}
+    facts: dict[str, Any] = {"num_classes": num_classes, "class_counts": class_counts}
     facts["classes"] = digest(list(class_names)) if class_names else ""
-    filled = OmegaConf.create({**cfg, "facts": {}}, flags={"allow_objects": True})
-    for name, value in facts.items():
-        filled.facts[name] = value
-    return filled
+    return OmegaConf.create({**cfg, "facts": facts}, flags={"allow_objects": True})
 
 
 def instantiate(
