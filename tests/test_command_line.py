@@ -133,7 +133,8 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers
         (["loss._target_=torch.nn.MSELoss"], r".*subclass losses\.ClassificationLoss, .*"),
         (["model.near=0"], r"model\.near must be .*, got 0"),
         (["data.numbers=[0]"], r"data\.numbers must be sonnets from 1 to 154, got \[0\]"),
-        (["data.context_size=null"], r"data: .*NoneType.* \(data\.context_size=null .*\)"),
+        (["data.context_size=null"], r"data\.context_size=null: must be a whole number"),
+        (["data.min_count=null"], r"data: .*NoneType.* \(data\.min_count=null debug=smoke\)"),
         (["model.hidden_dim=null"], r"model\.hidden_dim=null: must be a whole number"),
         (
             ["loss._target_=losses.Nothing"],

@@ -7,7 +7,7 @@ that a hundred runs are read in about a second.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -86,47 +86,40 @@ def p_value(a: dict[int, float], b: dict[int, float]) -> float:
     return 2 * float(stdtr(n - 1, -abs(fmean(differences)) / error)) if error else 0.0
 
 
-def compare(runs: Iterable[Run]) -> list[Comparison]:
+def compare(runs: Sequence[Run]) -> list[Comparison]:
     """Return one comparison per task among the runs."""
-    by_task: dict[str, list[Run]] = {}
-    for run in runs:
-        by_task.setdefault(run.task, []).append(run)
-    return [_compare_task(task, runs) for task, runs in by_task.items()]
+    tasks = dict.fromkeys(run.task for run in runs)
+    return [_compare_task([run for run in runs if run.task == task]) for task in tasks]
 
 
-def _compare_task(task: str, runs: list[Run]) -> Comparison:
+def _compare_task(runs: Sequence[Run]) -> Comparison:
+    first = runs[0]
     rows, left_out = _rows(runs)
     if not rows:
-        raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(left_out)}")
-    names = [*rows[0].runs[0].table, *LAST_COLUMNS]
-    notes = ["mean ± standard deviation over seeds; bold: the best"]
+        reasons = "; ".join(left_out)
+        raise DataError(f"{first.task}: none of {len(runs)} runs is complete; {reasons}")
     lowest: dict[str, Row] = {}  # of each loss the row with the lowest validation nll
-    compared = sorted(
-        (row for row in rows if not row.excluded), key=lambda row: row.mean("val_nll")
-    )
-    for row in compared:
+    compared = [row for row in rows if not row.excluded]
+    for row in sorted(compared, key=lambda row: row.mean("val_nll")):
         lowest.setdefault(row.loss, row)
+    baseline = lowest.get(first.baseline)
+    legend = "mean ± standard deviation over seeds; bold: the best; "
+    if baseline:
+        legend += f"*: differs from {baseline.label} by more than its seeds explain"
+        legend += f" (paired t-test, p < {SIGNIFICANCE})"
+    else:
+        legend += f"no run of the baseline ({first.baseline})"
+    names, notes = [*first.table, *LAST_COLUMNS], [legend]
     if len(lowest) < len(compared):
         names.append("val_nll")
         notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")
-    baseline = lowest.get(runs[0].baseline)
-    if baseline:
-        notes[0] += f"; *: differs from {baseline.label} by more than its seeds explain"
-        notes[0] += f" (paired t-test, p < {SIGNIFICANCE})"
-    else:
-        notes[0] += f"; no run of the baseline ({runs[0].baseline})"
     measured = {name for row in rows for run in row.runs for name in run.figures}
-    return Comparison(
-        task=task,
-        protocol=rows[0].runs[0].protocol,
-        rows=tuple(rows),
-        columns=tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured),
-        baseline=baseline,
-        notes=(*notes, *left_out),
-    )
+    columns = tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured)
+    protocol = rows[0].runs[0].protocol
+    return Comparison(first.task, protocol, tuple(rows), columns, baseline, (*notes, *left_out))
 
 
-def _rows(runs: list[Run]) -> tuple[list[Row], list[str]]:
+def _rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     """Return a row for each configuration, and a note for each run that is left out."""
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
     notes = []

@@ -135,7 +135,7 @@ def _run_hydra(command: Command, words: list[str]) -> None:
 
     sys.argv[1:] = words  # Hydra reads them there
     config_path = str(CONFIGS / command.task)
-    with mistakes_named(words, command.task):
+    with mistakes_named(command.words, command.task):
         hydra.main(version_base="1.3", config_path=config_path, config_name=command.task)(job)()
 
 

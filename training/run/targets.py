@@ -1,5 +1,6 @@
 """Settings as data, and building what their `_target_` names."""
 
+import importlib
 import inspect
 import re
 import textwrap
@@ -8,7 +9,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -72,7 +72,8 @@ def instantiate(
                 if name == "trusted":
                     arguments[name] = list(trusted)
                 elif arguments.get(name, "") is None and parameter.annotation in KINDS:
-                    raise ConfigError(f"{key}.{name}=null: must be {KINDS[parameter.annotation]}")
+                    message = f"{name}=null: must be {KINDS[parameter.annotation]}"
+                    raise ConfigError(_name_setting(node, key, message))
         if is_partial and not first:
             return partial(found, **arguments)
         try:
@@ -107,6 +108,7 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
     def inside(module: str) -> bool:
         return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
+    module, _, name = target.rpartition(".")
     refused = ConfigError(
         f"{key}={target}: not allowed; a run folder may name what is in {', '.join(allowed)}"
         " (for a package of your own: --trust my_package)"
@@ -114,7 +116,7 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
     if guarded and not inside(target):
         raise refused
     try:
-        found = get_object(target)
+        found = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise ConfigError(f"{key}={target}: cannot be imported ({first_line(error)})") from error
     if not callable(found):
