@@ -9,15 +9,13 @@ server. Runs on other data or of other code are marked, and never averaged with 
 """
 
 import os
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from training.cli.comparison import compare
 from training.cli.runs import find_runs
 from training.cli.script import Parser, run_script
-from training.cli.tables import print_comparison, write_files
+from training.cli.tables import print_comparisons, write_files
+from training.errors import ConfigError
 
 
 def main() -> None:
@@ -30,11 +28,13 @@ def main() -> None:
     parents = [os.path.abspath(run.folder.parent) for run in runs]
     folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
     comparisons = compare(runs)
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-    for comparison in comparisons:
-        print_comparison(console, comparison)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in write_files(comparisons, folder):
+    print_comparisons(comparisons)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write_files(comparisons, folder)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
+    for file in files:
         print(file)
 
 

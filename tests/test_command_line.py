@@ -1,5 +1,6 @@
 """What a person types: mistakes answered in one line, and whole runs of every option."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from conftest import ROOT, compose
 from omegaconf import OmegaConf
 
 from training.cli.main import read_command
-from training.cli.settings import check_settings
-from training.errors import ConfigError
+from training.cli.settings import settings_of
+from training.run import fit
 
 CONFIGS = ROOT / "configs"
 OPTIONS = [
@@ -20,54 +21,94 @@ OPTIONS = [
     for f in sorted(CONFIGS.glob("**/*.yaml"))
     if not (CONFIGS / f"{f.parent.name}.yaml").exists() and f.parent != CONFIGS
 ]
-LIGHT = ("debug=smoke", "report.embedding.words=0", "report.kneser_ney.max_order=0")
+LIGHT = (
+    *("debug=smoke", "data.max_lines=300", "model.embedding_dim=8", "model.hidden_dim=8"),
+    *("report.embedding.words=0", "report.kneser_ney.max_order=0", "report.verse.lines=0"),
+)
 LOSSES = sorted(f.stem for f in (CONFIGS / "loss").glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["los=mse"], r"los: no such setting; did you mean loss\?"),
-        (["loss=mes"], r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)"),
-        (["optimizer.lrr=1"], r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?"),
-        (
-            ["+trainer.epocs=3"],
-            r"trainer\.epocs=3: no such setting; did you mean trainer\.epochs\?",
-        ),
-        (["epochs=3"], r"epochs: no such setting; did you mean trainer\.epochs\?"),
-        (["data=sonets"], r"data=sonets: no such option; did you mean data=sonnets\? .*"),
-        (["experiment=sonet2"], r".*did you mean experiment=sonnet2\?.*"),
-        (["~optimizer.lr"], r"~optimizer\.lr: a setting cannot be removed; set it instead"),
-        (["trainer.epochs=abc"], r"trainer\.epochs=abc: must be a whole number"),
-        (["trainer.epochs=2.5"], r"trainer\.epochs=2\.5: must be a whole number"),
-        (["trainer.shuffle=2"], r"trainer\.shuffle=2: must be true or false"),
-        (["seed=null"], r"seed=null: must be a whole number"),
-        (["optimizer.lr=nan"], r"optimizer\.lr=nan: must be a finite number"),
-        (["data.split=1"], r"data\.split=1: must be a list, as in \[a,b\]"),
-        (["optimizer.lr=${nothing}"], r"optimizer\.lr: Interpolation key 'nothing' not found"),
-        (["device=${data}"], r"device=\$\{data\}: must be one value, .*"),
-        (["device={}"], r"device=\{\}: must be one value"),
-        (["data.numbers=[${data}]"], r"data\.numbers: Interpolation to parent node detected"),
-        (["task=vision"], r"task=vision: a script has one task, ngram"),
-        (["task=" + "a" * 300], r"task=a{300}: a script has one task, ngram"),
-        (["loss=[mse]"], r"loss=\[mse\]: choose one option"),
-        (["loss=3"], r"loss=3: Config group override must be a string or a list.*"),
-    ],
-)
-def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, message):
+SWEEP = r"give one value, or add -m for a sweep \(\[a,b\] is a list\)"
+WRONG = {  # what is typed: what is answered
+    "los=mse": r"los: no such setting; did you mean loss\?",
+    "loss=mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
+    "optimizer.lrr=1": r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?",
+    "+trainer.epocs=3": r"trainer\.epocs: no such setting; did you mean trainer\.epochs\?",
+    "+new=1": r"new: no such setting",
+    "epochs=3": r"epochs: no such setting; did you mean trainer\.epochs\?",
+    "trainer.device=cuda": r"trainer\.device: no such setting; did you mean device\?",
+    "loss.gama=2": r"loss\.gama: no such setting; did you mean loss\.gamma\?",
+    "loss=focal loss.gama=2": r"loss\.gama: no such setting; did you mean loss\.gamma\?",
+    "loss.gamma=2": r"loss\.gamma: no such setting; loss=focal has it",
+    "data=sonets": r"data=sonets: no such option; did you mean data=sonnets\? .*",
+    "experiment=sonet2": r".*did you mean experiment=sonnet2\?.*",
+    "~optimizer.lr": r"~optimizer\.lr: give settings only, as in SETTING=VALUE",
+    "--config-dir=conf": r"--config-dir=conf: give settings only, as in SETTING=VALUE",
+    "seed": r"seed: give settings only, as in SETTING=VALUE",
+    "trainer.epochs=abc": r"trainer\.epochs=abc: must be a whole number",
+    "trainer.epochs=2.5": r"trainer\.epochs=2\.5: must be a whole number",
+    "trainer.shuffle=2": r"trainer\.shuffle=2: must be true or false",
+    "trainer.shuffle=null": r"trainer\.shuffle=null: must be true or false",
+    "seed=null": r"seed=null: must be a whole number",
+    "optimizer.lr=nan": r"optimizer\.lr=nan: must be a finite number",
+    "data.max_lines=inf": r"data\.max_lines=inf: must be a finite number",
+    "data.split=1": r"data\.split=1: must be a list, as in \[a,b\]",
+    "data.split=[a,b]": r"data\.split=\[a,b\]: must be a list of which each is a number",
+    "optimizer.lr=${nothing}": r"optimizer\.lr=\${nothing}: must be a value of its own",
+    "device={}": r"device={}: must be a text",
+    "model.context_size=3": r"model\.context_size=3: follows data\.context_size; set that instead",
+    "facts.num_classes=3": r"facts\.num_classes=3: cannot be set; it follows from .*",
+    "task=vision": r"task=vision: cannot be set; it follows from the script and its data",
+    "task=" + "a" * 300: r"task=a{300}: cannot be set; it follows from the script and its data",
+    "report.verse=null": r"report\.verse: no such setting.*",
+    "loss=[mse]": r"loss=\[mse\]: choose one option",
+    "loss=3": r"loss=3: Config group override must be a string or a list\. Got int",
+    "seed=1,2": rf"seed=1,2: {SWEEP}",
+    "loss=mse,focal": rf"loss=mse,focal: {SWEEP}",
+    "experiment=compare_losses": r"experiment=compare_losses: is a sweep; add -m",
+    "-m optimizer.lrr=1,2": r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?",
+    "-m loss=mse,mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
+    "-m hydra/launcher=nothing seed=1,2": r".*pip install '\.\[sweep\]'.*",
+    "--trust": r"argument --trust: expected one argument",
+    "--trust seed=2": r"argument --trust: seed=2: must be the name of a package",
+    "--trust=a:b": r"argument --trust: a:b: must be the name of a package",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Return what each wrong command line is answered, all of one process: (code, out, err)."""
     program = (
-        "import sys; from training.cli.main import main\n"
-        "try: main('ngram')\n"
-        "except SystemExit as stop:\n"
-        "    assert 'torch' not in sys.modules\n"
-        "    sys.exit(stop.code)\n"
+        "import io, json, sys\n"
+        "from contextlib import redirect_stderr, redirect_stdout\n"
+        "from training.cli.main import main\n"
+        "answers = {}\n"
+        "for words in json.load(sys.stdin):\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    sys.argv[1:] = words.split()\n"
+        "    with redirect_stdout(out), redirect_stderr(err):\n"
+        "        try: main('ngram')\n"
+        "        except SystemExit as stop: answers[words] = [stop.code]\n"
+        "    answers[words] += [out.getvalue(), err.getvalue(), 'torch' in sys.modules]\n"
+        "print(json.dumps(answers))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        input=json.dumps(list(WRONG)),
+        cwd=tmp_path_factory.mktemp("wrong"),
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    return json.loads(done.stdout)
 
-    assert re.fullmatch(f"error: {message}\n", done.stderr), done.stderr
-    assert (done.returncode, done.stdout) == (2, "")
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers):
+    code, out, err, torch_too = answers[words]
+
+    assert re.fullmatch(f"error: {WRONG[words]}\n", err), err
+    assert (code, out, torch_too) == (2, "", False)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +132,9 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(arguments, mes
         (["loss._target_=torch.nn.NLLLoss"], r".*takes log-probabilities .*: use loss=nll"),
         (["loss._target_=torch.nn.MSELoss"], r".*subclass losses\.ClassificationLoss, .*"),
         (["model.near=0"], r"model\.near must be .*, got 0"),
+        (["data.numbers=[0]"], r"data\.numbers must be sonnets from 1 to 154, got \[0\]"),
+        (["data.context_size=null"], r"data\.context_size=null: must be a whole number"),
+        (["data.min_count=null"], r"data: .*NoneType.* \(data\.min_count=null debug=smoke\)"),
         (["model.hidden_dim=null"], r"model\.hidden_dim=null: must be a whole number"),
         (
             ["loss._target_=losses.Nothing"],
@@ -158,16 +202,23 @@ def test_divergence_exits_3_and_keeps_no_bad_weights(command_line):
     assert not list(Path("outputs").rglob("*.pt"))
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Draw nothing, which takes longer than all else that a small run does."""
+    monkeypatch.setattr(fit, "draw", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name != "distillation"])
 def test_smoke_runs_every_stage_under_each_loss(loss, command_line):
-    code, out, err = command_line("debug=smoke", f"loss={loss}")
+    code, out, err = command_line("debug=smoke", "data.max_lines=300", f"loss={loss}")
 
     assert code == 0, err
     (folder,) = Path("outputs").iterdir()
     assert folder.name.startswith(f"ngram-{loss}-seed1-")
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     files = {f.name for f in folder.rglob("*") if f.is_file()}
-    assert {"config.yaml", "metrics.jsonl", "best.pt", "test_reliability.png"} <= files
+    assert {"config.yaml", "metrics.jsonl", "best.pt"} <= files
     assert re.search(r"epoch 1/1  train loss \d", out)
     for shown in ("nll", "perplexity", "accuracy", "Brier", "ECE", "Kneser-Ney"):
         assert shown in out
@@ -175,55 +226,61 @@ def test_smoke_runs_every_stage_under_each_loss(loss, command_line):
     assert re.search(r"tensorboard --logdir outputs$", out, re.MULTILINE)
 
 
-def test_distillation_learns_from_a_finished_run(command_line):
-    assert command_line("debug=smoke", "hydra.run.dir=teacher")[0] == 0
-    assert command_line("debug=smoke", "loss=distillation", "loss.teacher.run=teacher")[0] == 0
-
-    run = "loss.teacher.run"
-    code, _, err = command_line("debug=smoke", "loss=distillation")
-    assert (code, err) == (2, f"error: {run}: is required; set it with {run}=VALUE\n")
-    code, _, err = command_line("debug=smoke", "loss=distillation", "loss.teacher.run=nowhere")
-    assert code == 5 and err.startswith("error: nowhere: not a run folder")
-    code, _, err = command_line(
-        "debug=smoke", "data.min_count=1", "loss=distillation", "loss.teacher.run=teacher"
-    )
-    assert code == 2 and err.startswith("error: loss: teacher teacher was trained on other data")
-
-
-def test_a_teacher_of_other_words_is_refused_though_there_are_as_many(command_line, tmp_path):
-    for name, letters in (("one", "abcdefgh"), ("two", "stuvwxyz")):
+@pytest.mark.usefixtures("no_figures")
+def test_distillation_learns_from_a_finished_run_of_the_same_words(command_line, tmp_path):
+    for name, letters in (("one", "abcdefgh"), ("two", "stuvwxyz"), ("three", "abcdefghi")):
         (tmp_path / name).write_text("".join(f"{letters}\n{letters[::-1]}\n" for _ in range(60)))
     text = [*LIGHT, "data=text_file", "data.level=char"]
     assert command_line(*text, "data.path=one", "hydra.run.dir=teacher")[0] == 0
+    student = [*text, "loss=distillation", "loss.teacher.run=teacher"]
 
-    code, _, err = command_line(
-        *text, "data.path=two", "loss=distillation", "loss.teacher.run=teacher"
-    )
+    assert command_line(*student, "data.path=one")[0] == 0
 
-    assert code == 2 and "teacher teacher was trained on other data, with other classes" in err
-
-
-def test_null_is_taken_where_an_option_has_it(command_line):
-    settings = "threads=null", "data.max_lines=null", "trainer.max_batches=null"
-
-    code, out, _ = command_line("debug=smoke", *settings, "--cfg", "job")
-
-    assert code == 0 and out.count(": null") >= 3
-    with pytest.raises(ConfigError, match="lr=null: must be a number"):
-        check_settings(OmegaConf.create({"lr": None}), OmegaConf.create({"lr": 0.1}))
-    cfg = compose("model.near=null", "threads=null")  # 2 and 1 by default
-    check_settings(cfg, compose())
+    for other in ("two", "three"):  # as many words as the teacher has, and more
+        code, _, err = command_line(*student, f"data.path={other}")
+        expected = "error: loss: teacher teacher was trained on other data, with other classes"
+        assert code == 2 and err.startswith(expected)
+    run = "loss.teacher.run"
+    code, _, err = command_line("loss=distillation")
+    assert (code, err) == (2, f"error: {run}: is required; set it with {run}=VALUE\n")
+    code, _, err = command_line("loss=distillation", "loss.teacher.run=nowhere")
+    assert code == 5 and err.startswith("error: nowhere: not a run folder")
 
 
-def test_resume_without_a_name_is_none_and_of_the_other_task_is_refused(command_line):
-    assert command_line(*LIGHT, "resume=", "hydra.run.dir=mine")[0] == 0
+def test_null_is_taken_where_an_option_has_it():
+    words = "threads=null", "data.max_lines=null", "trainer.max_batches=null", "model.near=null"
 
+    cfg, _ = settings_of("ngram", ["debug=smoke", *words])
+
+    for word in words:
+        assert OmegaConf.select(cfg, word.removesuffix("=null")) is None
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_folder_that_holds_a_run_is_neither_used_again_nor_resumed_by_the_other_task(
+    command_line,
+):
+    assert command_line(*LIGHT, "resume=", "hydra.run.dir=mine")[0] == 0  # no name: a new run
+    before = {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()}
+
+    code, _, err = command_line(*LIGHT, "hydra.run.dir=mine")
+
+    assert code == 2 and "mine: holds another run already" in err
     code, _, err = command_line("resume=mine", task="vision")
+    expected = "error: resume=mine: is a run of scripts/train_ngram.py; go on with that\n"
+    assert (code, err) == (2, expected)
+    assert {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()} == before
 
-    assert (code, err) == (
-        2,
-        "error: resume=mine: is a run of scripts/train_ngram.py; go on with that\n",
-    )
+
+def test_two_runs_of_one_second_get_two_folders(command_line, monkeypatch):
+    folders = []
+    monkeypatch.setattr("training.run.start.start", lambda cfg, folder, **_: folders.append(folder))
+
+    for _ in range(2):
+        assert command_line()[0] == 0
+
+    assert len({str(folder) for folder in folders}) == 2
+    assert all(str(folder).startswith("outputs/ngram-cross_entropy-seed1-") for folder in folders)
 
 
 def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
@@ -238,30 +295,6 @@ def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
     again = read_command("ngram", ["train.py"]).again
     assert again[0].endswith("bin/torchrun")
     assert again[1:] == ["--nnodes=2", "--nproc-per-node=2", "train.py"]
-
-
-@pytest.mark.parametrize("words", [["--trust"], ["--trust", "seed=2"], ["--trust=a b"]])
-def test_trust_names_a_package(words, command_line):
-    code, _, err = command_line(*words)
-
-    assert code == 2 and err.endswith("must be the name of a package\n")
-
-
-def test_two_runs_of_one_second_get_two_folders(command_line):
-    for _ in range(2):
-        assert command_line(*LIGHT)[0] == 0
-
-    assert len(list(Path("outputs").iterdir())) == 2
-
-
-def test_a_folder_that_holds_a_run_is_not_used_again(command_line):
-    assert command_line(*LIGHT, "hydra.run.dir=mine")[0] == 0
-    before = {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()}
-
-    code, _, err = command_line(*LIGHT, "hydra.run.dir=mine")
-
-    assert code == 2 and "mine: holds another run already" in err
-    assert {f: f.read_bytes() for f in Path("mine").rglob("*") if f.is_file()} == before
 
 
 def test_help_names_every_group_and_option(command_line):

@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import ROOT
-from rich.console import Console
 from scipy.stats import ttest_rel
 
 from scripts import compare as script
@@ -19,7 +18,7 @@ from training.cli.comparison import compare, p_value
 from training.cli.page import page
 from training.cli.runs import find_runs, read_run
 from training.cli.script import run_script
-from training.cli.tables import cells, headings, markdown, notes, print_comparison, write_files
+from training.cli.tables import cells, headings, markdown, print_comparisons, write_files
 from training.errors import DataError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # only its bytes are looked at here
@@ -70,13 +69,7 @@ def test_a_row_is_the_mean_and_standard_deviation_over_seeds(outputs):
         values = np.array(list(row.values("nll").values()))
         assert row.mean("nll") == pytest.approx(values.mean(), rel=1e-12)
         assert row.spread("nll") == pytest.approx(values.std(ddof=1), rel=1e-12)
-    assert comparison.columns == [
-        "nll",
-        "accuracy",
-        "ece",
-        "ece_temperature",
-        "seconds",
-    ]
+    assert comparison.columns == ("nll", "accuracy", "ece", "ece_temperature", "seconds")
     assert comparison.rows[0].mean("val_nll") == pytest.approx(comparison.rows[0].mean("nll") + 0.5)
 
 
@@ -116,9 +109,9 @@ def test_the_best_is_bold_and_a_real_difference_has_a_star(outputs):
     rows = cells(comparison)
 
     assert headings(comparison)[:3] == ["loss", "seeds", "nll"]
-    assert [row[0].text for row in rows if row[2].best] == ["cross_entropy"]
-    assert [row[0].text for row in rows if row[2].text.endswith("*")] == ["mse"]
-    assert all(row[1].text == "3" for row in rows)
+    assert [str(row[0]) for row in rows if row[2].style == "bold"] == ["cross_entropy"]
+    assert [str(row[0]) for row in rows if str(row[2]).endswith("*")] == ["mse"]
+    assert all(str(row[1]) == "3" for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +139,7 @@ def test_runs_that_did_not_end_are_left_out_by_name(outputs):
 
     comparison = only([outputs])
 
-    assert "mse-seed4: diverged, left out" in notes(comparison)
+    assert "mse-seed4: diverged, left out" in comparison.notes
     assert [len(row.runs) for row in comparison.rows] == [3, 3, 3]
 
 
@@ -156,7 +149,7 @@ def test_a_complete_run_without_figures_is_left_out_by_name(outputs):
 
     comparison = only([outputs])
 
-    assert "mse-seed1: no figures in metrics.jsonl, left out" in notes(comparison)
+    assert "mse-seed1: no figures in metrics.jsonl, left out" in comparison.notes
     assert [len(row.runs) for row in comparison.rows if row.label == "mse"] == [1]
 
 
@@ -166,7 +159,7 @@ def test_a_second_run_of_the_same_seed_and_settings_does_not_count_twice(outputs
     comparison = only([outputs])
 
     assert len(comparison.baseline.runs) == 3
-    assert any("same seed and settings" in note for note in notes(comparison))
+    assert any("same seed and settings" in note for note in comparison.notes)
 
 
 def test_rows_are_named_by_what_makes_them_differ(tmp_path):
@@ -184,7 +177,7 @@ def test_of_several_learning_rates_the_lowest_validation_nll_is_named(tmp_path):
     for lr, nll in ((0.001, 4.2), (0.01, 4.0), (0.1, 4.5)):
         write_run(tmp_path / f"a{lr}", nll=nll, settings={"optimizer.lr": lr})
 
-    assert "lowest val nll: cross_entropy, lr=0.01" in notes(only([tmp_path]))
+    assert "lowest val nll: cross_entropy, lr=0.01" in only([tmp_path]).notes
 
 
 def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp_path):
@@ -225,7 +218,7 @@ def hostile(request, tmp_path):
 def test_the_terminal_shows_text_from_a_run_as_it_is(hostile, capsys):
     text, comparison = hostile
 
-    print_comparison(Console(width=200), comparison)
+    print_comparisons([comparison])
 
     assert f"cross_entropy, word_pattern={text}" in capsys.readouterr().out
 
@@ -264,10 +257,10 @@ def test_the_page_shows_text_from_a_run_as_it_is(hostile):
     ("status", "reason"),
     [
         (None, "holds no run"),
-        ("{", "its status.json has no entry 'run'"),
-        ('{"status": "complete"}', "its status.json has no entry 'run'"),
+        ("{", "KeyError.*older than this program"),
+        ('{"status": "complete"}', "KeyError.*older than this program"),
         ('{"status": "complete", "run": {}}', "missing .* 'task'"),
-        ('{"status": "complete", "run": 1}', "AttributeError"),
+        ('{"status": "complete", "run": 1}', "TypeError"),
     ],
 )
 def test_what_is_no_run_is_refused_by_name_in_one_line(tmp_path, status, reason):
@@ -286,7 +279,7 @@ def test_a_job_that_failed_before_its_data_was_known_is_no_run_of_a_sweep(output
     (outputs / "job" / "status.json").write_text('{"status": "failed"}')
 
     assert len(find_runs([outputs])) == 9
-    with pytest.raises(DataError, match="no entry 'run'"):
+    with pytest.raises(DataError, match="KeyError"):
         read_run(outputs / "job")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 
-def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path):
+def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path, command_line, monkeypatch):
     recipe = (ROOT / "README.md").read_text().split("## Add your own loss")[1].split("\n## ")[0]
     blocks = re.findall(r"`([\w/.]+)`:\n\n   ```\w+\n(.*?)   ```", recipe, re.DOTALL)
     for name, block in blocks:
@@ -37,15 +38,10 @@ def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path):
     assert run.name.startswith("ngram-generalised-seed1-")
     assert "q: 0.5" in (run / "config.yaml").read_text()
 
-    wrong = subprocess.run(
-        command.replace("loss.q=0.5", "loss.q=2"),
-        shell=True,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (wrong.returncode, wrong.stderr) == (2, "error: loss.q must be in (0, 1], got 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [word for word in shlex.split(command) if "=" in word and "PYTHONPATH" not in word]
+    code, _, err = command_line(*words, "loss.q=2")
+    assert (code, err) == (2, "error: loss.q must be in (0, 1], got 2\n")
 
 
 def test_every_selectable_loss_is_in_the_table():

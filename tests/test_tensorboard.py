@@ -78,7 +78,8 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
     assert len(events.Images("test/reliability")) == 1
 
 
-def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path):
+def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "draw", lambda *_, **__: None)
     small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]
     for loss, seed in (("cross_entropy", 1), ("cross_entropy", 2), ("focal", 1)):
         cfg = compose(*small, f"loss={loss}", f"seed={seed}")

@@ -7,9 +7,8 @@ that a hundred runs are read in about a second.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean, stdev
 
 from training.cli.runs import Run
@@ -46,50 +45,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of one task, the lowest nll first, and notes on the runs that were left out."""
+    """The rows of one task, the lowest nll first, and what there is to say about them."""
 
     task: str
     protocol: str  # what the figures were measured on, in words
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-    @cached_property
-    def columns(self) -> list[str]:
-        """The figures to show: those of the task's own table, and some that all tasks have.
-
-        The validation nll is added where a loss has several rows, since it chooses among them.
-        """
-        names = [*self.rows[0].runs[0].table, *LAST_COLUMNS]
-        if len({row.loss for row in self.rows}) < len(self.rows):
-            names.append("val_nll")
-        measured = {name for row in self.rows for run in row.runs for name in run.figures}
-        return [name for name in dict.fromkeys(names) if name in COLUMNS and name in measured]
-
-    @cached_property
-    def compared(self) -> list[Row]:
-        """The rows that may be compared."""
-        return [row for row in self.rows if not row.excluded]
-
-    @cached_property
-    def baseline(self) -> Row | None:
-        """The row of the baseline loss; if it has several, the one of the lowest val nll."""
-        rows = [row for row in self.compared if row.loss == row.runs[0].baseline]
-        return min(rows, key=lambda row: row.mean("val_nll"), default=None)
+    columns: tuple[str, ...]  # the figures to show
+    baseline: Row | None  # of the baseline loss; if it has several, the one of the lowest val nll
+    notes: tuple[str, ...]  # how to read the table, which rows won, which runs were left out
 
     def best(self, name: str) -> float | None:
         """Return the best mean of a column; None if nothing in it is better or worse."""
         more_is_better = COLUMNS[name][2]
-        means = [mean for row in self.compared if math.isfinite(mean := row.mean(name))]
+        means = [row.mean(name) for row in self.rows if not row.excluded]
+        means = [mean for mean in means if math.isfinite(mean)]
         if more_is_better is None or len(means) < 2:
             return None
         return max(means) if more_is_better else min(means)
 
     def differs_from_baseline(self, row: Row, name: str) -> bool:
         """Say whether a row's difference to the baseline is larger than its seeds explain."""
-        baseline = self.baseline
-        if baseline is None or row is baseline or row.excluded or COLUMNS[name][2] is None:
+        if self.baseline in (None, row) or row.excluded or COLUMNS[name][2] is None:
             return False
-        return p_value(baseline.values(name), row.values(name)) < SIGNIFICANCE
+        return p_value(self.baseline.values(name), row.values(name)) < SIGNIFICANCE
 
 
 def p_value(a: dict[int, float], b: dict[int, float]) -> float:
@@ -108,42 +86,63 @@ def p_value(a: dict[int, float], b: dict[int, float]) -> float:
     return 2 * float(stdtr(n - 1, -abs(fmean(differences)) / error)) if error else 0.0
 
 
-def compare(runs: Iterable[Run]) -> list[Comparison]:
+def compare(runs: Sequence[Run]) -> list[Comparison]:
     """Return one comparison per task among the runs."""
-    by_task: dict[str, list[Run]] = {}
-    for run in runs:
-        by_task.setdefault(run.task, []).append(run)
-    return [_compare_task(task, runs) for task, runs in by_task.items()]
+    tasks = dict.fromkeys(run.task for run in runs)
+    return [_compare_task([run for run in runs if run.task == task]) for task in tasks]
 
 
-def _compare_task(task: str, runs: list[Run]) -> Comparison:
+def _compare_task(runs: Sequence[Run]) -> Comparison:
+    first = runs[0]
+    rows, left_out = _rows(runs)
+    if not rows:
+        reasons = "; ".join(left_out)
+        raise DataError(f"{first.task}: none of {len(runs)} runs is complete; {reasons}")
+    lowest: dict[str, Row] = {}  # of each loss the row with the lowest validation nll
+    compared = [row for row in rows if not row.excluded]
+    for row in sorted(compared, key=lambda row: row.mean("val_nll")):
+        lowest.setdefault(row.loss, row)
+    baseline = lowest.get(first.baseline)
+    legend = "mean ± standard deviation over seeds; bold: the best; "
+    if baseline:
+        legend += f"*: differs from {baseline.label} by more than its seeds explain"
+        legend += f" (paired t-test, p < {SIGNIFICANCE})"
+    else:
+        legend += f"no run of the baseline ({first.baseline})"
+    names, notes = [*first.table, *LAST_COLUMNS], [legend]
+    if len(lowest) < len(compared):
+        names.append("val_nll")
+        notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")
+    measured = {name for row in rows for run in row.runs for name in run.figures}
+    columns = tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured)
+    protocol = rows[0].runs[0].protocol
+    return Comparison(first.task, protocol, tuple(rows), columns, baseline, (*notes, *left_out))
+
+
+def _rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+    """Return a row for each configuration, and a note for each run that is left out."""
     groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
+        by_seed = groups.setdefault((run.data, run.code, run.group), {})
         if run.status != "complete":
             notes.append(f"{run.folder.name}: {run.status}, left out")
         elif "nll" not in run.figures:
             notes.append(f"{run.folder.name}: no figures in metrics.jsonl, left out")
+        elif run.seed in by_seed:
+            notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
         else:
-            group = groups.setdefault((run.data, run.code, run.group), {})
-            if run.seed in group:
-                notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
-            else:
-                group[run.seed] = run
-    if not groups:
-        raise DataError(f"{task}: none of {len(runs)} runs is complete; {'; '.join(notes)}")
-    counts = Counter((run.data, run.code) for group in groups.values() for run in group.values())
-    usual_data, usual_code = counts.most_common(1)[0][0]
-    configurations = [tuple(by_seed.values()) for by_seed in groups.values()]
+            by_seed[run.seed] = run
+    configurations = [tuple(by_seed.values()) for by_seed in groups.values() if by_seed]
+    counts = Counter((run.data, run.code) for members in configurations for run in members)
     names = labels([members[0] for members in configurations])
     rows = []
     for label, members in zip(names, configurations, strict=True):
-        first = members[0]
-        other = ["data"] * (first.data != usual_data) + ["code"] * (first.code != usual_code)
+        (data, code), first = counts.most_common(1)[0][0], members[0]
+        other = ["data"] * (first.data != data) + ["code"] * (first.code != code)
         excluded = f"other {' and '.join(other)}" if other else ""
         rows.append(Row(label, first.loss, members, excluded))
-    rows.sort(key=lambda row: (bool(row.excluded), row.mean("nll")))
-    return Comparison(task, rows[0].runs[0].protocol, tuple(rows), tuple(notes))
+    return sorted(rows, key=lambda row: (bool(row.excluded), row.mean("nll"))), notes
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -154,16 +153,15 @@ def labels(runs: Sequence[Run]) -> list[str]:
     Args:
         runs: one of each configuration.
     """
-    texts = [{key: json.dumps(value) for key, value in run.settings.items()} for run in runs]
     names = []
-    for run, own in zip(runs, texts, strict=True):
-        same_loss = [texts[i] for i, other in enumerate(runs) if other.loss == run.loss]
+    for run in runs:
         parts = [run.loss]
         for key, value in run.settings.items():
-            varies = any(other.get(key) != own[key] for other in same_loss)
-            rare = sum(other.get(key) == own[key] for other in texts) * 2 <= len(texts)
-            if varies or (rare and not key.startswith("loss.")):
-                text = value if isinstance(value, str) else own[key]
+            values = [other.settings.get(key) for other in runs]
+            of_loss = [other.settings.get(key) for other in runs if other.loss == run.loss]
+            is_rare = 2 * values.count(value) <= len(values) and not key.startswith("loss.")
+            if is_rare or of_loss.count(value) < len(of_loss):
+                text = value if isinstance(value, str) else json.dumps(value)
                 parts.append(f"{key.split('.')[-1]}={text}")
         names.append(", ".join(parts))
     return names

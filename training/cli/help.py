@@ -1,29 +1,22 @@
 """What `--help` prints."""
 
-from training.cli.settings import CONFIGS
+from training.cli.settings import options
+
+ENDING = """
+--cfg job --resolve    show every setting of a choice; set any with SETTING=VALUE
+-m GROUP=A,B seed=1,2  run every combination; 'GROUP=glob(*)' is every option
+resume=FOLDER|auto     go on with a run that was stopped (auto: the newest)
+debug=smoke            every stage of the script on a sliver of the data
+--hydra-help           what Hydra itself can do, tab completion among it
+--trust PACKAGE        a package of your own that a run folder may name (resume=)"""
 
 
 def help_text(task: str) -> str:
     """Return what can be chosen and set, each option with the first line of its file."""
     lines = [f"usage: python scripts/train_{task}.py [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
-    folders = [f for base in (CONFIGS, CONFIGS / task) for f in sorted(base.iterdir())]
-    for folder in folders:
-        if not folder.is_dir() or (CONFIGS / f"{folder.name}.yaml").exists():
-            continue
-        files = sorted(folder.glob("*.yaml"))
-        lines += [f"{folder.name}: {', '.join(file.stem for file in files)}"]
+    for group, files in options(task).items():
+        lines.append(f"{group}: {', '.join(file.stem for file in files)}")
         for file in files:
             comments = [line for line in file.read_text().split("\n") if "@package" not in line]
-            lines += [f"    {file.stem:<24}{comments[0].removeprefix('# ')}"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "--cfg job --resolve    show every setting of a choice; set any with SETTING=VALUE",
-            "-m GROUP=A,B seed=1,2  run every combination; 'GROUP=glob(*)' is every option",
-            "resume=FOLDER|auto     go on with a run that was stopped (auto: the newest)",
-            "debug=smoke            every stage of the script on a sliver of the data",
-            "--hydra-help           what Hydra itself can do, tab completion among it",
-            "--trust PACKAGE        a package of your own that a run folder may name (resume=)",
-        ]
-    )
+            lines.append(f"    {file.stem:<24}{comments[0].removeprefix('# ')}")
+    return "\n".join(lines) + "\n" + ENDING

@@ -5,14 +5,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Table
+from omegaconf import DictConfig
 
-from training.cli.settings import CONFIGS, check_settings, compose, did_you_mean
+from training.cli.settings import choices_and_values, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
-from training.run.folder import CONFIG, STATUS, read_config, read_status
+from training.run.folder import STATUS, read_config, read_status
 from training.run.identity import leaves
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
@@ -20,19 +17,17 @@ UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverg
 STRUCTURAL = re.compile(r"(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
-def run_to_resume(words: Sequence[str], task: str) -> Path | None:
-    """Return the folder that the last `resume=` names, if there is one."""
+def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, DictConfig, str] | None:
+    """Return folder, settings and loss of the run that `resume=` names, if there is one."""
     given = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return None
     folder = newest_unfinished(task) if given[-1] == "auto" else Path(given[-1])
-    if (other := read_status(folder).get("task", task)) != task:
-        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"resume={folder}: not a run folder (no {CONFIG})")
-    if not isinstance(read_status(folder).get("run"), dict):
+    cfg = resumed_settings(folder, words, task)
+    run = read_status(folder).get("run")
+    if not isinstance(run, dict):
         raise CheckpointError(f"{folder / STATUS}: does not say what the run is; train it again")
-    return folder
+    return folder, cfg, str(run["loss"])
 
 
 def newest_unfinished(task: str) -> Path:
@@ -54,48 +49,28 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     run's state belongs to is refused.
     """
     stored = read_config(folder)
-    base, values = copy.deepcopy(stored), []
+    if (other := stored.get("task")) != task:
+        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
     words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
-    for word in words:
-        if word.startswith(("-", "hydra")) or "=" not in word:
-            raise ConfigError(f"{word}: goes on with one run in its folder; give settings only")
-        override = OverridesParser.create().parse_override(word)
-        if override.is_sweep_override():
-            raise ConfigError(f"{word}: goes on with one run; give one value")
-        key = override.key_or_group
-        if is_group(key, task):
-            if key not in stored:
-                raise ConfigError(
-                    f"{word}: is many settings at once; give those that should change"
-                )
-            base[key] = compose(task, [word])[key]
-        elif override.is_add() or override.is_delete() or key not in leaves(base):
-            raise ConfigError(f"{word}: no such setting{did_you_mean(key, leaves(base))}")
-        else:
-            values.append((key, override.value()))
-    cfg = copy.deepcopy(base)
-    for key, value in values:
-        OmegaConf.update(cfg, key, value)
-    check_settings(cfg, base)
+    choices, values = choices_and_values(task, words)
+    cfg = copy.deepcopy(stored)
+    for choice in choices:
+        word, group = str(choice.input_line), choice.key_or_group
+        if group not in stored:
+            raise ConfigError(f"{word}: is Hydra's, or many settings at once; give settings only")
+        cfg[group] = settings_of(task, [word])[0][group]
+    put_on_top(cfg, values, task)
     refuse_changes(stored, cfg)
     return cfg
 
 
-def is_group(key: str, task: str) -> bool:
-    """Say whether options of that name can be chosen."""
-    return (CONFIGS / key).is_dir() or (CONFIGS / task / key).is_dir()
-
-
 def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:
-    """Show what differs from the run's own settings, and refuse what its state belongs to."""
+    """Print what differs from the run's own settings, and refuse what its state belongs to."""
     before, now = leaves(stored), leaves(cfg)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if changed:
-        table = Table("setting", "of the run", "now", "")
-        for key in changed:
-            refused = "refused" if STRUCTURAL.match(key) else "taken"
-            table.add_row(key, str(before.get(key, "-")), str(now.get(key, "-")), refused)
-        Console(highlight=False).print(table, markup=False)
+    for key in changed:
+        answer = "refused" if STRUCTURAL.match(key) else "taken"
+        print(f"{key}: {before.get(key, '-')} -> {now.get(key, '-')}, {answer}")
     structural = [f"{key}={now.get(key)}" for key in changed if STRUCTURAL.match(key)]
     if structural:
         raise ConfigError(

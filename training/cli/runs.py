@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +57,14 @@ def _ended_before_its_data(folder: Path) -> bool:
 def read_run(folder: Path) -> Run:
     """Return the run in a folder; one that was stopped has the figures it came to."""
     status = read_status(folder)
-    if "run" not in status:
-        raise DataError(
-            f"{folder}: cannot be read as a run: its {STATUS} has no entry 'run' (it is damaged, or"
-            " older than this program); leave it out"
-        )
     try:
-        names = {field.name for field in fields(Run)}
-        identity = {name: value for name, value in status["run"].items() if name in names}
         curves = read_curves(folder / METRICS)
-        return Run(folder, status["status"], last_figures(curves), curves, **identity)
+        return Run(folder, status["status"], last_figures(curves), curves, **status["run"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}: cannot be read as a run ({error!r}); leave it out") from error
+        raise DataError(
+            f"{folder}: cannot be read as a run ({error!r}): it is damaged, or older than this"
+            " program; leave it out"
+        ) from error
 
 
 def read_curves(file: Path) -> Curves:
@@ -89,14 +85,14 @@ def last_figures(curves: Curves) -> Figures:
 
     A run without a test split has those of val, or else of train.
     """
-    by_split: dict[str, Figures] = {}
-    for tag, points in curves.items():
-        split, name = tag.split("/", 1)
-        by_split.setdefault(split, {})[name] = points[-1][1]
-    measured = (by_split.get(split, {}) for split in ("test", "val", "train"))
-    figures = next((figures for figures in measured if "nll" in figures), {})
+
+    def last(split: str) -> Figures:
+        tags = [tag for tag in curves if tag.startswith(f"{split}/")]
+        return {tag.removeprefix(f"{split}/"): curves[tag][-1][1] for tag in tags}
+
+    figures = next((f for f in map(last, ("test", "val", "train")) if "nll" in f), {})
     if "accuracy" in figures:
         figures["error"] = 1 - figures["accuracy"]
     if held_out := curves.get("val/nll"):
         figures["val_nll"] = min(value for _, value in held_out)
-    return figures | by_split.get("time", {})
+    return figures | last("time")

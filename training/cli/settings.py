@@ -1,31 +1,32 @@
-"""Settings: composed by Hydra, checked before anything is built, errors named in one line.
+"""Settings: options composed by Hydra, and values on top; a mistake is one line that names it.
 
-Nothing heavy is imported here: a misspelt name is answered before torch would have loaded.
+Nothing heavy is imported here: a mistake is answered before torch would have loaded.
 """
 
-import copy
 import difflib
-import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from training.cli.folder_names import slug, unique_stamp
 from training.errors import ConfigError
 from training.run.identity import REQUIRED, leaves
-from training.run.targets import find_target, first_line
+from training.run.targets import KINDS
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-LARGEST = 3.4e38  # what float32 holds
-MAY_BE_NULL = ("threads",)  # of the settings that no constructor takes
+LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what torch's int64 and float32 hold
 
 
 class SharedOptions(SearchPathPlugin):
@@ -39,132 +40,148 @@ class SharedOptions(SearchPathPlugin):
         search_path.append("shared", f"file://{CONFIGS}")
 
 
-def find_shared_options() -> None:
-    """Let Hydra know of `SharedOptions`; once more does nothing."""
-    Plugins.instance().register(SharedOptions)
+# what configs/ needs, wherever this is imported: a worker of a parallel sweep included
+Plugins.instance().register(SharedOptions)
+OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
 def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
-    """Return the settings that the command line `words` of a task give."""
-    find_shared_options()
+    """Return the settings that Hydra composes from the command line `words` of a task."""
     GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
-            return hydra.compose(task, list(words), return_hydra_config=hydra_too)
-    finally:
-        GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
+        return hydra.compose(task, list(words), return_hydra_config=hydra_too)
 
 
-def check_settings(cfg: DictConfig, defaults: DictConfig) -> None:
-    """Refuse a value of another type than the default's, and numbers that are not finite.
+def options(task: str) -> dict[str, list[Path]]:
+    """Return the file of each option, by group."""
+    groups: dict[str, list[Path]] = {}
+    for base in (CONFIGS, CONFIGS / task):
+        for folder in sorted(base.iterdir()):
+            if folder.is_dir() and not (CONFIGS / f"{folder.name}.yaml").exists():
+                groups[folder.name] = sorted(folder.glob("*.yaml"))
+    return groups
 
-    `defaults` is the same choice of options without any value changed. A default of null accepts
-    whatever the constructor behind it does.
+
+def settings_of(task: str, words: Iterable[str]) -> tuple[DictConfig, DictConfig]:
+    """Return the settings that the words choose and give, and Hydra's own.
+
+    Hydra composes the options alone: a value is compared with the one whose place it takes.
     """
-    expected, given = leaves(defaults), leaves(cfg)
-    for key in expected:
-        if key not in given:
-            raise ConfigError(f"{key}={{}}: must be one value")
-    for key, value in given.items():
-        if key not in expected:
-            raise ConfigError(f"{key}={value}: no such setting{did_you_mean(key, expected)}")
-        default = expected[key]
-        if key.startswith("facts.") and value != REQUIRED:
-            raise ConfigError(f"{key}={value}: is known from the data; it cannot be set")
-        if value == REQUIRED and not key.startswith("facts."):
-            raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
-        if value != default and (source := re.fullmatch(r"\$\{([\w.]+)\}", str(default))):
-            raise ConfigError(f"{key}={_shown(value)}: follows {source[1]}; set that instead")
-        kind = _wanted(value, default)
-        if kind and not (value is None and _takes_null(cfg, key)):
-            raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
-    resolved = copy.deepcopy(cfg)
-    try:
-        OmegaConf.resolve(resolved)
-    except OmegaConfBaseException as error:
-        named = re.findall(r"'([^']+)'", str(error))[:1]
-        changed = {k: str(v) for k, v in given.items() if str(v) != str(expected[k])}
-        keys = [k for k, v in changed.items() if "${" in v and all(n in v for n in named)]
-        raise ConfigError(f"{', '.join(keys[:1])}: {first_line(error)}") from None
-    for key, written in given.items():
-        value = OmegaConf.select(resolved, key)
-        if isinstance(value, DictConfig) and written != expected[key]:
-            raise ConfigError(f"{key}={written}: must be one value, that is a group of settings")
-        kind = _wanted(value, expected[key])
-        if kind and value is not None:
-            raise ConfigError(f"{key}={_shown(value)}: must be {kind}")
+    choices, values = choices_and_values(task, words)
+    chosen = [str(choice.input_line) for choice in choices]
+    with mistakes_named(chosen, task):
+        cfg = compose(task, chosen, hydra_too=True)
+    put_on_top(cfg, values, task)
+    HydraConfig.instance().set_config(cfg)  # for what interpolates `hydra:`
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), cfg.hydra
 
 
-def _takes_null(cfg: DictConfig, key: str) -> bool:
-    """Say whether the constructor behind a setting allows None there."""
-    if key in MAY_BE_NULL:
-        return True
-    group, _, name = key.rpartition(".")
-    target = OmegaConf.select(cfg, f"{group}._target_")
-    try:
-        parameters = inspect.signature(find_target(key, str(target))).parameters
-    except (ConfigError, ValueError):
-        return False
-    return name in parameters and "None" in str(parameters[name].annotation)
+def choices_and_values(task: str, words: Iterable[str]) -> tuple[list[Override], list[Override]]:
+    """Return the words GROUP=OPTION, those for Hydra among them, and the words SETTING=VALUE."""
+    groups = options(task)
+    choices: list[Override] = []
+    values: list[Override] = []
+    for override in map(parse, words):
+        key = override.key_or_group
+        if key in groups and key != "experiment" and isinstance(override.value(), list):
+            raise ConfigError(f"{override.input_line}: choose one option")
+        (choices if key in groups or key.startswith("hydra") else values).append(override)
+    return choices, values
 
 
-def _wanted(value: Any, default: Any) -> str | None:
-    """Return what the value should have been, or None where it is that."""
-    if "${" in str(value):  # looked at again once it is resolved
-        return None
-    if isinstance(value, ListConfig | list):
-        first = default[0] if isinstance(default, ListConfig) and len(default) else None
-        items = (_wanted(item, first) for item in value)
-        if kind := next((kind for kind in items if kind), None):
-            return f"a list of which each is {kind}"
-    elif isinstance(value, float) and not abs(value) <= LARGEST:
+def parse(word: str, *, sweeps: bool = False) -> Override:
+    """Return a word of the command line in parts; several values only where a sweep takes them."""
+    if word.startswith(("-", "~")) or "=" not in word:
+        raise ConfigError(f"{word}: give settings only, as in SETTING=VALUE")
+    with mistakes_named([word]):
+        override = OverridesParser.create().parse_override(word)
+    if override.is_sweep_override() and not sweeps:
+        raise ConfigError(f"{word}: give one value, or add -m for a sweep ([a,b] is a list)")
+    return override
+
+
+def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> None:
+    """Set what the overrides SETTING=VALUE say, each to a value of the kind that is there."""
+    known = leaves(cfg)
+    for override in overrides:
+        word, key, value = override.input_line, override.key_or_group, override.value()
+        if key not in known:
+            raise ConfigError(f"{key}: no such setting{hint(key, known, task)}")
+        default = known[key]
+        if key == "task" or key.startswith("facts."):
+            raise ConfigError(f"{word}: cannot be set; it follows from the script and its data")
+        if source := re.fullmatch(r"\$\{([\w.]+)\}", str(default)):
+            raise ConfigError(f"{word}: follows {source[1]}; set that instead")
+        if "${" in str(value) or value == REQUIRED:
+            raise ConfigError(f"{word}: must be a value of its own")
+        # of numbers and texts the constructor says whether null may stand there
+        null = key == "threads" or ("." in key and not isinstance(default, bool | ListConfig))
+        if (kind := wanted(value, default)) and not (value is None and null):
+            raise ConfigError(f"{word}: must be {kind}")
+        OmegaConf.update(cfg, key, value)
+
+
+def wanted(value: Any, default: Any) -> str | None:
+    """Return in words what a value should have been; None if it is of the default's kind.
+
+    Where the default is null, or looked up elsewhere, the constructor says what it takes.
+    """
+    largest = LARGEST.get(type(value))
+    if largest and not abs(value) <= largest:  # NaN, too
         return "a finite number"
-    if default in (None, REQUIRED) or "${" in str(default):
-        return None
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, int):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole and abs(value) < 2**63 else "a whole number"
-    if isinstance(default, float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return None if number and abs(value) <= LARGEST else "a number"
     if isinstance(default, ListConfig):
-        return None if isinstance(value, ListConfig) else "a list, as in [a,b]"
-    return None if isinstance(value, str) else "a text"
+        if not isinstance(value, list):
+            return "a list, as in [a,b]"
+        kinds = [wanted(item, default[0]) for item in value if default]
+        return next((f"a list of which each is {kind}" for kind in kinds if kind), None)
+    is_whole = type(value) is int and type(default) is float
+    if is_whole or type(value) is type(default) or "${" in str(default):
+        return None
+    return KINDS.get(type(default))
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+@contextmanager
+def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
+    """Say in one line what Hydra says of the words in several, with the nearest valid name."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(explain(error, words, task)) from error
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?", or nothing where no name is near."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not near:  # the right word in the wrong group
-        last = name.rsplit(".", 1)[-1]
-        near = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def explain(error: BaseException, known: Iterable[str], overrides: Iterable[str]) -> ConfigError:
-    """Say in one line what Hydra said in several, with the nearest valid name."""
-    text = str(error) if error.__cause__ is None else f"{error}\n{error.__cause__}"
+def explain(error: Exception, words: Iterable[str], task: str) -> str:
+    """Return what Hydra found wrong with the words."""
+    text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1]
-        return ConfigError(f"{key}: no such setting{did_you_mean(key, known)}")
+        return f"{match[1]}: no such setting{hint(match[1], leaves(compose(task)), task)}"
     if match := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
         group, option = match[1], match[2]
-        listed = re.search(r"Available options in '[^']+':\n((?:\t.*\n?)+)", text)
-        options = listed[1].split() if listed else []
-        near = did_you_mean(option, options).replace("mean ", f"mean {group}=")
+        names = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        near = did_you_mean(option, names).replace("mean ", f"mean {group}=")
         if group == "hydra/launcher":
             near = "; launchers are extras: pip install '.[sweep]' (joblib) or '.[slurm]'"
-        return ConfigError(
-            f"{group}={option}: no such option{near} ({group}: {', '.join(options)})"
-        )
-    if isinstance(error, OSError):
-        return ConfigError(f"hydra.run.dir: the run folder cannot be made ({first_line(error)})")
+        return f"{group}={option}: no such option{near} ({group}: {', '.join(names)})"
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return ConfigError(f"{' '.join(overrides)}: {' '.join(lines[:2]) or type(error).__name__}")
+    return f"{' '.join(words)}: {' '.join(lines[:2]) or type(error).__name__}"
+
+
+def hint(key: str, known: Iterable[str], task: str) -> str:
+    """Say what a wrong name may have meant, or which other option has a setting of that name."""
+    groups = options(task)
+    group, _, name = key.partition(".")
+    names = [known_key for known_key in known if not known_key.startswith("hydra.")]
+    for file in groups.get(group, ()):
+        others = OmegaConf.load(file)
+        if name in others:
+            return f"; {group}={file.stem} has it"
+        names += [f"{group}.{other!s}" for other in others]
+    return did_you_mean(key, names if name else [*groups, *names])
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return "; did you mean ...?", or nothing where no name is near."""
+    last = name.rsplit(".", 1)[-1]  # the right word, but in the wrong group
+    near = [k for k in known if k.rsplit(".", 1)[-1] == last]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -3,23 +3,16 @@
 import csv
 import math
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from training.cli.comparison import SIGNIFICANCE, Comparison, Row
+from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS
-
-
-class Cell(NamedTuple):
-    """One cell of a table, as plain text: whoever shows it escapes it."""
-
-    text: str
-    best: bool = False  # shown in bold
 
 
 def headings(comparison: Comparison) -> list[str]:
@@ -27,21 +20,24 @@ def headings(comparison: Comparison) -> list[str]:
     return ["loss", "seeds", *(COLUMNS[name][0] for name in comparison.columns)]
 
 
-def cells(comparison: Comparison) -> list[list[Cell]]:
-    """Return the rows of the table: label, number of seeds, and the figures."""
+def cells(comparison: Comparison) -> list[list[Text]]:
+    """Return the rows of the table: label, number of seeds, and the figures, the best in bold.
+
+    `Text` keeps rich from reading markup in what came from a run; other formats escape it.
+    """
     rows = []
     for row in comparison.rows:
         label = f"{row.label} ({row.excluded})" if row.excluded else row.label
         figures = [_figure(comparison, row, name) for name in comparison.columns]
-        rows.append([Cell(label), Cell(str(len(row.runs))), *figures])
+        rows.append([Text(label), Text(str(len(row.runs))), *figures])
     return rows
 
 
-def _figure(comparison: Comparison, row: Row, name: str) -> Cell:
+def _figure(comparison: Comparison, row: Row, name: str) -> Text:
     """Return mean and spread of a figure, with a star if it differs from the baseline's."""
     mean, spread = row.mean(name), row.spread(name)
     if math.isnan(mean):
-        return Cell("")
+        return Text()
     form = COLUMNS[name][1]
     text = form.format(mean)
     if spread is not None:
@@ -50,38 +46,23 @@ def _figure(comparison: Comparison, row: Row, name: str) -> Cell:
         text += f" (T {row.mean('temperature'):.2f})"
     if comparison.differs_from_baseline(row, name):
         text += "*"
-    return Cell(text, best=not row.excluded and mean == comparison.best(name))
+    is_best = not row.excluded and mean == comparison.best(name)
+    return Text(text, style="bold" if is_best else "")
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """Return the lines below the table: how to read it, which rows won, which runs are left out."""
-    legend = "mean ± standard deviation over seeds; bold: the best"
-    if comparison.baseline:
-        legend += f"; *: differs from {comparison.baseline.label} by more than its seeds explain"
-        legend += f" (paired t-test, p < {SIGNIFICANCE})"
-    else:
-        legend += f"; no run of the baseline ({comparison.rows[0].runs[0].baseline})"
-    lines = [legend]
-    lowest: dict[str, str] = {}  # the label of each loss's row with the lowest validation nll
-    for row in sorted(comparison.compared, key=lambda row: row.mean("val_nll")):
-        lowest.setdefault(row.loss, row.label)
-    if len(lowest) < len(comparison.compared):
-        lines.append(f"lowest val nll: {'; '.join(lowest.values())}")
-    return [*lines, *comparison.notes]
-
-
-def print_comparison(console: Console, comparison: Comparison) -> None:
-    """Print the table; `Text` keeps rich from reading markup in what came from a run."""
-    table = Table()
-    for i, heading in enumerate(headings(comparison)):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=i > 0)
-    for row in cells(comparison):
-        table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
-    console.print()
-    console.print(Text(comparison.protocol), soft_wrap=True)
-    console.print(table)
-    for note in notes(comparison):
-        console.print(Text(note), soft_wrap=True)
+def print_comparisons(comparisons: Iterable[Comparison]) -> None:
+    """Print the tables, with what they were measured on above and the notes below each."""
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+    for comparison in comparisons:
+        first, *others = headings(comparison)
+        table = Table(first, *(Column(name, justify="right", no_wrap=True) for name in others))
+        for row in cells(comparison):
+            table.add_row(*row)
+        console.print()
+        console.print(Text(comparison.protocol), soft_wrap=True)
+        console.print(table)
+        for note in comparison.notes:
+            console.print(Text(note), soft_wrap=True)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -89,10 +70,10 @@ def markdown(comparison: Comparison) -> str:
     names = headings(comparison)
     rows = [names, ["---"] + ["---:"] * (len(names) - 1)]
     for row in cells(comparison):
-        texts = [(escape_markdown(cell.text), cell.best) for cell in row]
-        rows.append([f"**{text}**" if best else text for text, best in texts])
+        texts = [(escape_markdown(cell.plain), cell.style) for cell in row]
+        rows.append([f"**{text}**" if bold else text for text, bold in texts])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    below = "\n".join(f"- {escape_markdown(note)}" for note in notes(comparison))
+    below = "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes)
     return f"{escape_markdown(comparison.protocol)}\n\n{table}\n\n{below}\n"
 
 

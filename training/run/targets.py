@@ -1,23 +1,24 @@
 """Settings as data, and building what their `_target_` names."""
 
+import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
-from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError, UserError
-from training.run.identity import digest, leaves
+from training.run.identity import REQUIRED, digest, leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
 
 
@@ -28,69 +29,73 @@ def with_facts(
 
     The counts stay a tensor: as a list, 13,000 of them would take seconds to merge and resolve.
     """
-    facts = {"num_classes": num_classes, "class_counts": class_counts}
+    facts: dict[str, Any] = {"num_classes": num_classes, "class_counts": class_counts}
     facts["classes"] = digest(list(class_names)) if class_names else ""
-    filled = OmegaConf.create({**cfg, "facts": {}}, flags={"allow_objects": True})
-    for name, value in facts.items():
-        filled.facts[name] = value
-    return filled
+    return OmegaConf.create({**cfg, "facts": facts}, flags={"allow_objects": True})
 
 
 def instantiate(
     node: DictConfig, trusted: Sequence[str] = (), *, guarded: bool = True, call_with: Any = None
 ) -> Any:
-    """Build what `_target_` names.
+    """Build what `_target_` names, and before it whatever its arguments name.
 
-    A ValueError or TypeError of the constructor is answered in one line that begins with the
-    setting. Wherever a target takes an argument `trusted`, it is given `trusted`, whatever the
-    settings say: only a command line can trust a package.
+    An error of a constructor is answered in one line that begins with the setting. Wherever a
+    target takes an argument `trusted`, it is given `trusted`, whatever the settings say: only a
+    command line can trust a package.
 
     Args:
         node: the settings, one key of the whole config.
         trusted: packages that a run folder's settings may name, beside `ALLOWED_TARGETS`.
         guarded: whether the settings come from a run folder, so that only those may be named.
-        call_with: arguments for what a `_partial_` gives, so that its errors are answered, too.
+        call_with: the first arguments, for what is `_partial_`.
     """
-    name = node._get_full_key(None)
-    settings = OmegaConf.to_container(node, resolve=True)
-    for key, value in _targets(settings, name):
-        found = find_target(key, str(value["_target_"]), trusted, guarded)
-        with suppress(ValueError):  # some of C's have no signature
-            if "trusted" in inspect.signature(found).parameters:
-                value["trusted"] = list(trusted)
+    key = node._get_full_key(None)
     try:
-        built = hydra_instantiate(OmegaConf.create(settings, flags={"allow_objects": True}))
-        return built if call_with is None else built(*call_with)
-    except (InstantiationException, ValueError, TypeError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, UserError):
-            raise cause from None
-        if not isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{name}: {first_line(error)}") from error
-        where = re.search(r"full_key: (\S+)", str(error))
-        key = f"{name}.{where[1]}" if where else name
-        message = textwrap.shorten(str(cause), 400, placeholder=" ...")  # it may quote all the data
-        raise ConfigError(_name_setting(node, key, message)) from cause
+        settings = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or key}: {first_line(error)}") from error
 
+    def build(value: Any, key: str, *first: Any) -> Any:
+        if isinstance(value, list):
+            return [build(item, f"{key}.{i}") for i, item in enumerate(value)]
+        if isinstance(value, str) and value == REQUIRED:
+            raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
+        if not isinstance(value, dict):
+            return value
+        target, is_partial = value.pop("_target_", None), value.pop("_partial_", False)
+        found = target and find_target(f"{key}._target_", str(target), trusted, guarded)
+        arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
+        if not found:
+            return arguments
+        with suppress(ValueError):  # some of C's have no signature
+            for name, parameter in inspect.signature(found).parameters.items():
+                if name == "trusted":
+                    arguments[name] = list(trusted)
+                elif arguments.get(name, "") is None and parameter.annotation in KINDS:
+                    message = f"{name}=null: must be {KINDS[parameter.annotation]}"
+                    raise ConfigError(_name_setting(node, key, message))
+        if is_partial and not first:
+            return partial(found, **arguments)
+        try:
+            return found(*first, **arguments)
+        except UserError:
+            raise
+        except Exception as error:
+            message = textwrap.shorten(str(error), 400, placeholder=" ...")  # it may quote the data
+            raise ConfigError(_name_setting(node, key, message)) from error
 
-def _targets(value: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping that has a `_target_`, however deep in lists or interpolations."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield f"{key}._target_", value
-        for name, inner in value.items():
-            yield from _targets(inner, f"{key}.{name}")
+    return build(settings, key, *(call_with or ()))
 
 
 def _name_setting(node: DictConfig, key: str, message: str) -> str:
     """Begin the message with the setting it is about, or with the one that it was taken from."""
     argument = message.split("=")[0].split(" ")[0]
-    root = node._get_root()
-    raw = leaves(root).get(f"{key}.{argument}") if isinstance(root, DictConfig) else None
-    source = re.fullmatch(r"\$\{([\w.]+)\}", str(raw))
-    return message.replace(argument, source[1] if source else f"{key}.{argument}", 1)
+    root: Any = node._get_root()
+    settings, name = leaves(root), f"{key}.{argument}"
+    if name not in settings:
+        return f"{key}: {message}"
+    source = re.fullmatch(r"\$\{([\w.]+)\}", str(settings[name]))
+    return message.replace(argument, source[1] if source else name, 1)
 
 
 def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: bool = True) -> Any:
@@ -103,6 +108,7 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
     def inside(module: str) -> bool:
         return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
+    module, _, name = target.rpartition(".")
     refused = ConfigError(
         f"{key}={target}: not allowed; a run folder may name what is in {', '.join(allowed)}"
         " (for a package of your own: --trust my_package)"
@@ -110,7 +116,7 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
     if guarded and not inside(target):
         raise refused
     try:
-        found = get_object(target)
+        found = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise ConfigError(f"{key}={target}: cannot be imported ({first_line(error)})") from error
     if not callable(found):
