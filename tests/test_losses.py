@@ -305,9 +305,13 @@ def test_the_teacher_is_neither_trained_nor_part_of_the_loss():
     network = torch.nn.Linear(5, 5)
     loss_fn = DistillationLoss(network)
 
+    teacher_logits = torch.randn(4, 5, requires_grad=True)
+
     loss_fn(logits, targets, torch.randn(4, 5)).backward()
+    DistillationLoss()(logits, targets, teacher_logits).backward()
 
     assert network.weight.grad is None
+    assert teacher_logits.grad is None
     assert list(loss_fn.parameters()) == []
     assert loss_fn.state_dict() == {}
 

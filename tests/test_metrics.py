@@ -102,6 +102,15 @@ def test_classwise_ece_is_the_mean_of_one_vs_rest_errors(classes):
     assert measure(log_probs, targets)["classwise_ece"] == pytest.approx(expected, abs=1e-12)
 
 
+def test_classwise_ece_has_an_edge_in_the_bin_below():
+    probs = torch.tensor([[0.5, 0.3, 0.2], [0.4, 0.3, 0.3]])
+
+    found = measure(probs.log(), torch.tensor([1, 0]), num_bins=2)["classwise_ece"]
+
+    residuals = [0.5 + 0.4 - 1, 0.3 - 1 + 0.3, 0.2 + 0.3]  # of each class, all in the lower bin
+    assert found == pytest.approx(sum(map(abs, residuals)) / 3 / 2, abs=1e-7)
+
+
 def test_classwise_ece_needs_asking_above_a_thousand_classes():
     log_probs, targets = sample(20, 1001)
 
@@ -198,10 +207,12 @@ def test_the_loss_is_the_sum_of_totals_over_the_sum_of_normalisers():
 def test_of_equal_probabilities_the_lower_class_comes_first():
     uniform = torch.full((6, 6), 1 / 6, dtype=torch.float64).log()
 
-    found = measure(uniform, torch.arange(6))
+    first, last = (measure(uniform[:1], torch.tensor([target])) for target in (0, 5))
+    every = measure(uniform, torch.arange(6))
 
-    assert found["accuracy"] == 1 / 6  # as argmax says
-    assert found["top5"] == 5 / 6
+    assert (first["accuracy"], last["top5"]) == (1, 0)
+    assert every["accuracy"] == 1 / 6  # as argmax says
+    assert every["top5"] == 5 / 6
 
 
 def test_perplexity_is_of_the_mean_nll_and_no_mean_of_perplexities():

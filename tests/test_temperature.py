@@ -98,9 +98,16 @@ def test_temperature_keeps_the_classes_in_order_and_the_rows_normalised():
 def test_data_that_is_separated_or_opposed_is_reported_at_a_bound(factor):
     scores = factor * sample(100)[0]
 
-    separated = fit_temperature(scores, scores.argmax(1))
-    opposed = fit_temperature(scores, scores.argmin(1))
+    calls = []
 
+    def chunks(targets):
+        calls.append(1)
+        return [(scores, targets)]
+
+    separated = fit_temperature_in_chunks(lambda: chunks(scores.argmax(1)))
+    opposed = fit_temperature_in_chunks(lambda: chunks(scores.argmin(1)))
+
+    assert len(calls) <= 2 * 10  # each may be a forward pass
     assert (separated.at_bound, opposed.at_bound) == ("lower", "upper")
     assert 0 < separated.temperature < 0.01 * factor
     assert 100 * factor < opposed.temperature < math.inf
