@@ -66,7 +66,7 @@ class KneserNey:
         context = shorter = np.zeros(len(text), np.int64)
         levels: list[list[Ints]] = []  # of each order: keys of contexts, keys of n-grams, counts
         for n in range(order):
-            farthest = padded[order - n : len(padded) - n] if n else 0  # lengthens each context
+            farthest = padded[order - n : -n] if n else 0  # the token by which each context grows
             keys, context = np.unique(context * base + farthest, return_inverse=True)
             ngrams, first, ngram, count = np.unique(
                 context * base + text, return_index=True, return_inverse=True, return_counts=True

@@ -89,7 +89,7 @@ def smoothing_curves(p: Tensor) -> Curves:
 
 
 def bit_curves(p: Tensor) -> Curves:
-    """Return the mean bits per throw of a loaded die in a code made for a die with P(1) = p."""
+    """Return the mean bits per throw of a loaded die coded as if its first face had p."""
     cross_entropy = -(LOADED_DIE * distributions(p, 6).log2()).sum(1)
     entropy = -(LOADED_DIE * LOADED_DIE.log2()).sum().expand(len(p))
     return {
@@ -115,7 +115,7 @@ FIGURES = {  # the curves, their x, the labels of both axes, and further setting
     "loss_of_a_probability": (loss_curves, P, X_LABEL, "loss", {"ylim": (-0.1, 5)}),
     "gradient_at_the_logit": (gradient_curves, P, "a = sigmoid(z), target 1", "dloss / dz", {}),
     "smoothing_floor": (smoothing_curves, P, X_LABEL, "loss", {}),
-    "bits": (bit_curves, P, "p, where the die comes up with it in every second throw", "bits", {}),
+    "bits": (bit_curves, P, "share of throws expected to show the loaded face", "bits", {}),
     "log_softmax": (log_softmax_curves, HEIGHTS, "z, of logits (z, 0, -z)", "-log softmax", LOG),
 }
 

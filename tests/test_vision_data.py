@@ -91,7 +91,7 @@ def test_imbalance_thins_only_training_classes_exponentially():
     [
         ({"split": [1, 0]}, "split must be four shares"),
         ({"split": [0.5, 0.1, 0.1, 0.1]}, "split must be four shares"),
-        ({"std": [0]}, "std must be 1 numbers above 0"),
+        ({"std": [0]}, "std must be 1 numbers, one per channel, above 0"),
         ({"mean": [0.5] * 3}, "mean must be 1 numbers"),
         ({"channels": 2}, "channels must be 1"),
         ({"imbalance": 1.5}, r"imbalance must be in \(0, 1\]"),

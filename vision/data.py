@@ -45,10 +45,11 @@ class ImageSettings:
     def __post_init__(self) -> None:
         check_setting("channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (colour)")
         check_setting("image_size", self.image_size, 4 <= self.image_size <= 1024, "from 4 to 1024")
-        mean, std, numbers = list(self.mean), list(self.std), f"{self.channels} numbers"
+        mean, std = list(self.mean), list(self.std)
+        numbers = f"{self.channels} numbers, one per channel"
         check_setting("mean", mean, len(mean) == self.channels, numbers)
         is_positive = len(std) == self.channels and min(std) > 0
-        check_setting("std", std, is_positive, f"{numbers} above 0")
+        check_setting("std", std, is_positive, f"{numbers}, above 0")
         check_shares(self.split)
         check_setting("imbalance", self.imbalance, 0 < self.imbalance <= 1, "in (0, 1]")
         for name in ("shift", "cutout"):
