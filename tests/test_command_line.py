@@ -70,8 +70,8 @@ WRONG = {  # what is typed: what is answered
     "-m loss=mse,mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
     "-m hydra/launcher=nothing seed=1,2": r".*pip install '\.\[sweep\]'.*",
     "--trust": r"argument --trust: expected one argument",
-    "--trust seed=2": r"argument --trust: seed=2: must be the name of a package",
-    "--trust=a:b": r"argument --trust: a:b: must be the name of a package",
+    "--trust seed=2": r"--trust seed=2: must be the name of a package",
+    "--trust=a:b": r"--trust a:b: must be the name of a package",
 }
 
 

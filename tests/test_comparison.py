@@ -18,7 +18,7 @@ from training.cli.comparison import compare, p_value
 from training.cli.page import page
 from training.cli.runs import find_runs, read_run
 from training.cli.script import run_script
-from training.cli.tables import cells, headings, markdown, print_comparisons, write_files
+from training.cli.tables import cells, markdown, print_comparisons, write_files
 from training.errors import DataError
 
 PNG = bytes.fromhex("89504e470d0a1a0a")  # only its bytes are looked at here
@@ -106,9 +106,9 @@ def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_pa
 
 def test_the_best_is_bold_and_a_real_difference_has_a_star(outputs):
     comparison = only([outputs])
-    rows = cells(comparison)
+    headings, *rows = cells(comparison)
 
-    assert headings(comparison)[:3] == ["loss", "seeds", "nll"]
+    assert [str(heading) for heading in headings[:3]] == ["loss", "seeds", "nll"]
     assert [str(row[0]) for row in rows if row[2].style == "bold"] == ["cross_entropy"]
     assert [str(row[0]) for row in rows if str(row[2]).endswith("*")] == ["mse"]
     assert all(str(row[1]) == "3" for row in rows)
@@ -230,7 +230,7 @@ def test_a_markdown_table_keeps_its_columns_whatever_a_run_is_called(hostile):
     # a cell ends at a bar that no backslash escapes; a backslash is taken from what it escapes
     rows = [re.findall(r"((?:\\.|[^|\\])+)\|", line[1:]) for line in lines]
 
-    assert {len(row) for row in rows} == {len(headings(comparison))}
+    assert {len(row) for row in rows} == {len(comparison.columns) + 2}
     shown = [re.sub(r"\\(.)", r"\1", row[0]).strip().strip("*") for row in rows]
     assert f"cross_entropy, word_pattern={text}" in shown
 

@@ -19,6 +19,8 @@ def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path, command_line, monk
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(re.sub(r"^   ", "", block, flags=re.MULTILINE))
     command = re.search(r"```sh\n(.*?)```", recipe, re.DOTALL)[1]
+    # this tree, not the one that is installed
+    command = command.replace("PYTHONPATH=.", f"PYTHONPATH=.:{ROOT}")
     command = command.replace(".venv/bin/python", sys.executable).replace("\\\n", "")
     command = command.replace("scripts/", f"{ROOT}/scripts/").strip() + " debug=smoke"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,8 +21,7 @@ from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
 from training.run.signals import Interrupted, handling, interruption, stop_now
 
-T = TypeVar("T")
-HYDRA_PRINTS = ("-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion")
+HYDRA_PRINTS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion"}
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,29 @@ def main(task: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
         sys.exit(run_command(task))
-    from training.distributed import first_to_fail, joined  # torch takes seconds
+    from training.distributed import first_to_fail, from_main, joined  # torch takes seconds
 
     with joined() as store:
-        code = run_command(task, lambda: first_to_fail(store))
+        code = run_command(task, from_main, lambda: first_to_fail(store))
         if code:
             sys.exit(code)
 
 
-def run_command(task: str, is_first_to_fail: Callable[[], bool] = lambda: True) -> int:
-    """Run, resume or sweep; print an error in one line; return the exit code."""
+def run_command(
+    task: str,
+    from_main: Callable[[Callable[[], Any]], Any] = lambda make: make(),
+    is_first_to_fail: Callable[[], bool] = lambda: True,
+) -> int:
+    """Run, resume or sweep; print an error in one line; return the exit code.
+
+    Args:
+        task: ngram or vision.
+        from_main: gives all processes what its argument returns in the first.
+        is_first_to_fail: says whether no other process has failed before this one.
+    """
     try:
         with handling(stop_now):
-            return _run_command(read_command(task, sys.argv))
+            return _run_command(read_command(task, sys.argv), from_main)
     except (Interrupted, Exception) as error:
         if stop := interruption(error):
             message, code = str(stop), stop.exit_code  # without a message the run has said it
@@ -78,6 +87,9 @@ def read_command(task: str, argv: Sequence[str]) -> Command:
     parser.add_trust()
     parser.add_argument("-m", "--multirun", action="store_true")
     options, words = parser.parse_known_args(argv[1:])
+    for package in options.trust:
+        if not package.replace(".", "_").isidentifier():
+            raise ConfigError(f"--trust {package}: must be the name of a package")
     again = [from_here(Path(sys.executable)), from_here(Path(argv[0]))]
     if "RANK" in os.environ:  # as many processes as before: each draws its own dropout
         here, whole = (int(os.environ.get(n, 1)) for n in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
@@ -89,7 +101,7 @@ def read_command(task: str, argv: Sequence[str]) -> Command:
     return Command(task, words, tuple(options.trust), options.multirun, again)
 
 
-def _run_command(command: Command) -> int:
+def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]) -> int:
     task, words = command.task, command.words
     if {"-h", "--help"} & set(words):
         print(help_text(task))
@@ -100,27 +112,18 @@ def _run_command(command: Command) -> int:
         folder, for_hydra = sweep_folder(task, words)
         _run_hydra(command, ["-m", *words, *for_hydra])
         return summarize(folder)
-    if resumed := _from_main(lambda: run_to_resume(words, task)):
+    if resumed := from_main(lambda: run_to_resume(words, task)):
         folder, cfg, loss = resumed
         _run(command, cfg, folder, loss=loss, guarded=True, resumed=True)
-    elif any(word.startswith(HYDRA_PRINTS) for word in words):
+    elif HYDRA_PRINTS & {word.split("=")[0] for word in words}:
         _run_hydra(command, words)
     else:
         cfg, hydra_cfg = settings_of(task, words)
         if hydra_cfg.sweeper.params:
             raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")
-        folder = Path(_from_main(lambda: hydra_cfg.run.dir))
+        folder = Path(from_main(lambda: hydra_cfg.run.dir))
         _run(command, cfg, folder, loss=hydra_cfg.runtime.choices["loss"])
     return 0
-
-
-def _from_main(make: Callable[[], T]) -> T:
-    """Return what `make` gives, under torchrun in the first process."""
-    if "RANK" not in os.environ:
-        return make()
-    from training.distributed import from_main
-
-    return from_main(make)
 
 
 def _run_hydra(command: Command, words: list[str]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.cli.comparison import Comparison, Row
-from training.cli.tables import cells, headings
+from training.cli.tables import cells
 
 CURVES = ("val/nll", "val/accuracy", "val/ece", "train/loss")
 LEGEND = 2.2  # inches
@@ -22,9 +22,8 @@ def page(comparisons: Iterable[Comparison]) -> str:
     """Return the page that `page.html` describes: tables, curves, reliability diagrams."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
-    parts = {"headings": headings, "cells": cells, "curves": curves, "diagrams": diagrams}
-    template = environment.get_template("page.html")
-    return template.render(comparisons=comparisons, **parts) + "\n"
+    environment.globals |= {"cells": cells, "curves": curves, "diagrams": diagrams}
+    return environment.get_template("page.html").render(comparisons=comparisons) + "\n"
 
 
 def diagrams(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """What the small scripts share: arguments, and one line with an exit code for a user's mistake."""
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -17,7 +16,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--trust",
             action="append",
-            type=package,
             default=[],
             metavar="PACKAGE",
             help="a package of your own that the run's settings may name; may be repeated",
@@ -26,13 +24,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the mistake, so that `run_script` prints it."""
         raise ConfigError(message)
-
-
-def package(name: str) -> str:
-    """Return the name of a package; what cannot be one is a mistake."""
-    if not re.fullmatch(r"[\w.]+", name):
-        raise argparse.ArgumentTypeError(f"{name}: must be the name of a package")
-    return name
 
 
 def run_script(main: Callable[[], None]) -> None:

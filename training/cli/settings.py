@@ -147,23 +147,19 @@ def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ConfigError(explain(error, words, task)) from error
-
-
-def explain(error: Exception, words: Iterable[str], task: str) -> str:
-    """Return what Hydra found wrong with the words."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    if match := re.search(r"Could not override '([^']+)'", text):
-        return f"{match[1]}: no such setting{hint(match[1], leaves(compose(task)), task)}"
-    if match := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
-        group, option = match[1], match[2]
-        names = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        near = did_you_mean(option, names).replace("mean ", f"mean {group}=")
-        if group == "hydra/launcher":
-            near = "; launchers are extras: pip install '.[sweep]' (joblib) or '.[slurm]'"
-        return f"{group}={option}: no such option{near} ({group}: {', '.join(names)})"
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    return f"{' '.join(words)}: {' '.join(lines[:2]) or type(error).__name__}"
+        text = f"{error}\n{error.__cause__ or ''}"
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        message = f"{' '.join(words)}: {' '.join(lines[:2]) or type(error).__name__}"
+        if match := re.search(r"Could not override '([^']+)'", text):
+            message = f"{match[1]}: no such setting{hint(match[1], leaves(compose(task)), task)}"
+        elif match := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
+            group, option = match[1], match[2]
+            names = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+            near = did_you_mean(option, names).replace("mean ", f"mean {group}=")
+            if group == "hydra/launcher":
+                near = "; launchers are extras: pip install '.[sweep]' (joblib) or '.[slurm]'"
+            message = f"{group}={option}: no such option{near} ({group}: {', '.join(names)})"
+        raise ConfigError(message) from error
 
 
 def hint(key: str, known: Iterable[str], task: str) -> str:

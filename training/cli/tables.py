@@ -15,17 +15,13 @@ from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS
 
 
-def headings(comparison: Comparison) -> list[str]:
-    """Return the heading of each column."""
-    return ["loss", "seeds", *(COLUMNS[name][0] for name in comparison.columns)]
-
-
 def cells(comparison: Comparison) -> list[list[Text]]:
-    """Return the rows of the table: label, number of seeds, and the figures, the best in bold.
+    """Return the headings and the rows: label, number of seeds, and the figures, the best in bold.
 
     `Text` keeps rich from reading markup in what came from a run; other formats escape it.
     """
-    rows = []
+    headings = ["loss", "seeds", *(COLUMNS[name][0] for name in comparison.columns)]
+    rows = [[Text(heading) for heading in headings]]
     for row in comparison.rows:
         label = f"{row.label} ({row.excluded})" if row.excluded else row.label
         figures = [_figure(comparison, row, name) for name in comparison.columns]
@@ -54,9 +50,10 @@ def print_comparisons(comparisons: Iterable[Comparison]) -> None:
     """Print the tables, with what they were measured on above and the notes below each."""
     console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
     for comparison in comparisons:
-        first, *others = headings(comparison)
-        table = Table(first, *(Column(name, justify="right", no_wrap=True) for name in others))
-        for row in cells(comparison):
+        (label, *names), *rows = cells(comparison)
+        numbers = (Column(name, justify="right", no_wrap=True) for name in names)
+        table = Table(Column(label), *numbers)
+        for row in rows:
             table.add_row(*row)
         console.print()
         console.print(Text(comparison.protocol), soft_wrap=True)
@@ -67,11 +64,11 @@ def print_comparisons(comparisons: Iterable[Comparison]) -> None:
 
 def markdown(comparison: Comparison) -> str:
     """Return the table as Markdown."""
-    names = headings(comparison)
-    rows = [names, ["---"] + ["---:"] * (len(names) - 1)]
+    rows = []
     for row in cells(comparison):
         texts = [(escape_markdown(cell.plain), cell.style) for cell in row]
         rows.append([f"**{text}**" if bold else text for text, bold in texts])
+    rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     below = "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes)
     return f"{escape_markdown(comparison.protocol)}\n\n{table}\n\n{below}\n"
