@@ -1,5 +1,6 @@
 """What a run folder, a checkpoint, a config or a name may bring leaves nothing behind."""
 
+import hashlib
 import multiprocessing
 import pickle
 import zipfile
@@ -125,29 +126,17 @@ def test_a_hostile_name_becomes_a_plain_folder_name(name):
     assert made.strip(".-") == made
 
 
-def _read(root, sha256, fetched):
-    def slow(url, timeout):
-        import io
-        import time
-
-        with fetched.get_lock():
-            fetched.value += 1
-        time.sleep(0.3)
-        return io.BytesIO(b"content")
-
-    corpus.urllib.request.urlopen = slow
-    corpus._download("url", root / "file", sha256, 7)
-    assert (root / "file").read_bytes() == b"content"
-
-
-def test_of_four_processes_one_downloads(tmp_path):
-    import hashlib
+def test_four_processes_that_download_at_once_all_have_the_text(tmp_path, monkeypatch):
+    content = b"content\n" * 100_000
+    (tmp_path / "source").write_bytes(content)
+    monkeypatch.setattr(corpus, "URL", (tmp_path / "source").as_uri())
+    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(content).hexdigest())
+    root = tmp_path / "root"
 
     context = multiprocessing.get_context("fork")
-    fetched = context.Value("i", 0)
-    sha256 = hashlib.sha256(b"content").hexdigest()
     processes = [
-        context.Process(target=_read, args=(tmp_path / "root", sha256, fetched)) for _ in range(4)
+        context.Process(target=corpus.read_tiny_shakespeare, args=(None, str(root)))
+        for _ in range(4)
     ]
     for process in processes:
         process.start()
@@ -155,5 +144,4 @@ def test_of_four_processes_one_downloads(tmp_path):
         process.join()
 
     assert [process.exitcode for process in processes] == [0] * 4
-    assert fetched.value == 1
-    assert not list(tmp_path.rglob("*.part"))
+    assert [file.read_bytes() for file in root.iterdir()] == [content]

@@ -208,7 +208,7 @@ def test_a_signal_before_training_says_that_nothing_was_lost(wrapped, command_li
                 raise TypeError from None
             raise
 
-    monkeypatch.setattr("training.cli.main.check_settings", stopped)
+    monkeypatch.setattr("training.cli.main.settings_of", stopped)
 
     code, out, err = command_line()
 

@@ -162,9 +162,9 @@ def test_what_is_not_finite_in_a_block_stops_before_the_weights_change(monkeypat
 def test_batches_that_are_not_shuffled_know_their_rows():
     seen = []
 
-    def augment(inputs, indices, epoch):
+    def augment(split, indices, epoch):
         seen.append(indices.tolist())
-        return inputs
+        return split.inputs[indices], split.targets[indices]
 
     split = examples(10)
     split = Split(split.inputs, split.targets, augment)

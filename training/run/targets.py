@@ -128,5 +128,6 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or of what caused it."""
-    return str(error.__cause__ or error).split("\n")[0]
+    """Return the first line of an error, or of what caused it; its type where it has no words."""
+    lines = str(error.__cause__ or error).strip().split("\n")
+    return lines[0] or type(error).__name__
