@@ -116,8 +116,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.root:
-        images = read_torchvision("FashionMNIST", args.root, False).images
-        pixels, targets = images.pixels, images.targets
+        images, *_ = read_torchvision("FashionMNIST", args.root, False)
+        pixels, targets = images.inputs, images.targets
     else:
         pixels = torch.randint(256, (20_000, 1, 28, 28), dtype=torch.uint8)
         targets = torch.randint(10, (20_000,))

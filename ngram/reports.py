@@ -66,7 +66,7 @@ class KneserNeyBaseline:
     @torch.no_grad()
     def __call__(self, context: ReportContext) -> Report:
         """Return a row of test metrics for Kneser-Ney and one for the mixture."""
-        splits, max_rows = context.splits, context.max_rows
+        splits = context.splits
         if not (context.final and self.max_order and len(splits.val) and len(splits.test)):
             return Report()
         train, val, calibration, test = (
@@ -75,7 +75,7 @@ class KneserNeyBaseline:
         )
 
         def metrics_of(log_probs: LogProbs, split: Split) -> dict[str, float]:
-            return measure(log_probs, split, splits.num_classes, max_rows)
+            return measure(log_probs, split, splits.num_classes)
 
         text = torch.cat([train.inputs[0], train.targets])
         orders = range(1, min(self.max_order, train.inputs.shape[1] + 1) + 1)
@@ -86,7 +86,7 @@ class KneserNeyBaseline:
         logged: dict[str, float] = {"kneser_ney_order": order}
         if len(calibration):
             network = log_probs_by(context.model, context.loss_fn, self.nearest_first)
-            weight = best_weight(network, counted, calibration.first(max_rows or len(calibration)))
+            weight = best_weight(network, counted, calibration)
             label = f"test, mixed with Kneser-Ney {order} (w = {weight:.2f})"
             rows[label] = metrics_of(mixture(network, counted, weight), test)
             logged["mixture_weight"] = weight

@@ -52,7 +52,7 @@ class SkipBigrams(nn.Module):
 def report_on(data, loss_fn, scores, nearest_first, folder):
     model = SkipBigrams(scores, 1 if nearest_first else -2).train()
     log = RunLog(folder)
-    context = ReportContext(model, loss_fn, data, log, step=7, seed=1, final=True, max_rows=None)
+    context = ReportContext(model, loss_fn, data, log, step=7, seed=1, final=True)
     report = KneserNeyBaseline(max_order=2, nearest_first=nearest_first)(context)
     log.close()
     return report.rows, read_metrics(folder)[-1]

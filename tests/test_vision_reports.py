@@ -68,7 +68,7 @@ def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatc
     log.scalars = log.figure = lambda *_: None
     log.events = type("Events", (), {"add_pr_curve": lambda *_: None})
     context = ReportContext(
-        finished.model, finished.loss_fn, finished.splits(), log, 1, 1, final=True, max_rows=None
+        finished.model, finished.loss_fn, finished.splits(), log, 1, 1, final=True
     )
 
     report = reports.ImageReport(mistakes=3)(context)

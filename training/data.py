@@ -60,8 +60,8 @@ class Split:
             fields[name] = None if tensor is None else tensor.to(device)
         return replace(self, **fields)
 
-    def first(self, n: int) -> "Split":
-        """Return the first `n` examples."""
+    def first(self, n: int | None) -> "Split":
+        """Return the first `n` examples, or all for None."""
         return replace(self, inputs=self.inputs[:n], targets=self.targets[:n])
 
 

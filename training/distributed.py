@@ -91,11 +91,11 @@ def from_all(value: T) -> list[T]:
 
 @contextmanager
 def same_refusal() -> Iterator[None]:
-    """Raise the ValueError of one process in every process: the others would wait for it."""
-    refusal: ValueError | None = None
+    """Raise the refusal of one process in every process: the others would wait for it."""
+    refusal: ValueError | UserError | None = None
     try:
         yield
-    except ValueError as error:
+    except (ValueError, UserError) as error:
         refusal = error
     for each in from_all(refusal):
         if each:

@@ -18,7 +18,7 @@ from metrics import (
     fit_temperature_in_chunks,
 )
 from training.data import Split
-from training.distributed import from_all, from_main, rank, same_refusal, world_size
+from training.distributed import from_main, rank, same_refusal, world_size
 from training.errors import DivergedError
 
 FEATURE_ROWS = 1024
@@ -35,12 +35,9 @@ class Evaluation:
     bins: Bins
 
 
+@torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    loss_fn: ClassificationLoss,
-    split: Split,
-    num_classes: int,
-    max_rows: int | None = None,
+    model: nn.Module, loss_fn: ClassificationLoss, split: Split, num_classes: int
 ) -> Evaluation:
     """Evaluate a model on a split, using the probabilities that its loss implies.
 
@@ -51,45 +48,24 @@ def evaluate(
     Raises:
         DivergedError: an output of the model is not finite.
     """
-    refusal: ValueError | None = None
-    try:
-        evaluation = _evaluate(model, loss_fn, split, num_classes, max_rows)
-        if math.isfinite(evaluation.metrics.get("loss", 0.0)):
-            return evaluation
-    except ValueError as error:
-        refusal = error
-    # a link may make probabilities of logits that are not finite, so they are looked at themselves
-    chunks = logits_of(model, split, num_classes, max_rows, shared=True)
-    if not all(from_all(all(logits.detach().isfinite().all() for logits, _, _ in chunks))):
-        raise DivergedError("the model's logits are not finite, it is not scored") from refusal
-    if refusal:
-        raise refusal
-    return evaluation
-
-
-@torch.no_grad()
-def _evaluate(
-    model: nn.Module,
-    loss_fn: ClassificationLoss,
-    split: Split,
-    num_classes: int,
-    max_rows: int | None,
-) -> Evaluation:
-    device = split.targets.device
-    metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=device)
+    device, ignore_index = split.targets.device, loss_fn.ignore_index
+    metrics = Metrics(num_classes, ignore_index=ignore_index, device=device)
     other = Calibration(device=device)  # of the link that is not reported
     checked = False
     with same_refusal():
-        for logits, inputs, targets in logits_of(model, split, num_classes, max_rows, shared=True):
+        for logits, inputs, targets in logits_of(model, split, num_classes, shared=True):
             if not checked:
                 loss_fn.check(logits, targets)
                 checked = True
+            # a link may make probabilities of logits that are not finite
+            if not (math.isfinite(logits.sum().item()) or logits.isfinite().all()):
+                raise DivergedError("the model's logits are not finite, it is not scored")
             loss_sums = loss_fn.sums(logits, targets, inputs)
             metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
             if loss_fn.link_differs:
                 softmax = loss_fn.link == "own"
                 log_probs = logits.log_softmax(1) if softmax else loss_fn.own_log_probs(logits)
-                other.update_rows(log_probs, targets, ignore_index=loss_fn.ignore_index)
+                other.update_rows(log_probs, targets, ignore_index=ignore_index)
     metrics.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
@@ -101,12 +77,7 @@ def _evaluate(
 
 
 def logits_of(
-    model: nn.Module,
-    split: Split,
-    num_classes: int,
-    max_rows: int | None = None,
-    *,
-    shared: bool = False,
+    model: nn.Module, split: Split, num_classes: int, *, shared: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (logits, inputs, targets) of a few rows at a time, never those of a whole split.
 
@@ -117,11 +88,10 @@ def logits_of(
     model.eval()
     positions = max(1, math.prod(split.targets.shape[1:]))  # of each example, that have a target
     part = max(1, PART_LOGITS // (num_classes * positions))
-    total = min(len(split), max_rows or len(split))
     turn, turns = (rank(), world_size()) if shared else (0, 1)
     size = max(1, FEATURE_ROWS // positions)
-    for start in range(turn * size, total, turns * size):
-        inputs, targets = split.batch(slice(start, min(total, start + size)))
+    for start in range(turn * size, len(split), turns * size):
+        inputs, targets = split.batch(slice(start, start + size))
         if not (hasattr(model, "features") and hasattr(model, "head")):
             yield from _pieces(part, model(inputs), inputs, targets)
             continue
@@ -137,32 +107,21 @@ def _pieces(rows: int, a: Tensor, b: Tensor, c: Tensor) -> Iterator[tuple[Tensor
 
 @torch.no_grad()
 def log_probs_of(
-    model: nn.Module,
-    loss_fn: ClassificationLoss,
-    split: Split,
-    num_classes: int,
-    max_rows: int | None = None,
-    *,
-    shared: bool = False,
+    model: nn.Module, loss_fn: ClassificationLoss, split: Split, num_classes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (log_probs, targets) of a few rows at a time, by the link that the loss reports."""
-    for logits, _, targets in logits_of(model, split, num_classes, max_rows, shared=shared):
+    for logits, _, targets in logits_of(model, split, num_classes):
         yield loss_fn.log_probs(logits), targets
 
 
 def measure(
-    log_probs_at: Callable[[Tensor], Tensor],
-    split: Split,
-    num_classes: int,
-    max_rows: int | None = None,
+    log_probs_at: Callable[[Tensor], Tensor], split: Split, num_classes: int
 ) -> dict[str, float]:
     """Return the metrics of anything that gives log-probabilities (N, C) for inputs (N, ...)."""
     metrics = Metrics(num_classes)
     rows = max(1, PARTS * PART_LOGITS // num_classes)
-    total = min(len(split), max_rows or len(split))
-    for start in range(0, total, rows):
-        batch = slice(start, min(total, start + rows))
-        inputs, targets = split.batch(batch)
+    for start in range(0, len(split), rows):
+        inputs, targets = split.batch(slice(start, start + rows))
         metrics.update(log_probs_at(inputs.cpu()), targets.cpu())
     return metrics.compute()
 
@@ -182,20 +141,15 @@ class Recalibration:
 
 
 def recalibrate(
-    model: nn.Module,
-    loss_fn: ClassificationLoss,
-    calibration: Split,
-    test: Split,
-    num_classes: int,
-    max_rows: int | None = None,
+    model: nn.Module, loss_fn: ClassificationLoss, calibration: Split, test: Split, num_classes: int
 ) -> Recalibration:
     """Fit T on `calibration` and measure `test` with it; T = 1 where the fit ends at a bound."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        return log_probs_of(model, loss_fn, calibration, num_classes, max_rows)
+        return log_probs_of(model, loss_fn, calibration, num_classes)
 
     def fitted() -> TemperatureFit:
-        kept = list(chunks()) if len(calibration) * num_classes <= MAX_KEPT else None
+        kept = list(chunks()) if calibration.targets.numel() * num_classes <= MAX_KEPT else None
         return fit_temperature_in_chunks(
             lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
         )
@@ -204,9 +158,8 @@ def recalibrate(
     if fit.at_bound:  # on a split without mistakes T goes to 0: certain, also of the wrong
         fit = replace(fit, temperature=1.0, nll_after=fit.nll_before)
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
-    with same_refusal():
-        rows = log_probs_of(model, loss_fn, test, num_classes, max_rows, shared=True)
-        for log_probs, targets in rows:
-            metrics.update(apply_temperature(log_probs, fit.temperature), targets)
+    with same_refusal(), torch.no_grad():
+        for logits, _, targets in logits_of(model, test, num_classes, shared=True):
+            metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.temperature), targets)
     metrics.all_reduce()
     return Recalibration(fit, Evaluation(metrics.compute(), metrics.bins()))

@@ -50,7 +50,7 @@ class TrainerSettings:
 
     @property
     def max_rows(self) -> int | None:
-        """How many rows an evaluation is cut to; None: all."""
+        """How many examples an evaluation is cut to; None: all."""
         return self.max_batches and self.max_batches * self.batch_size
 
     def steps_per_epoch(self, num_examples: int) -> int:

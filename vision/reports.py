@@ -35,7 +35,7 @@ class ImageReport:
         held_out = [name for name in ("val", "test") if len(getattr(splits, name))] or ["train"]
         name = held_out[-1] if context.final else held_out[0]
         split, classes, num_classes = getattr(splits, name), splits.class_names, splits.num_classes
-        chunks = log_probs_of(context.model, context.loss_fn, split, num_classes, context.max_rows)
+        chunks = log_probs_of(context.model, context.loss_fn, split, num_classes)
         log_probs, targets = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
         probs = log_probs.exp()  # (N, K)
         confidence, predicted = probs.max(1)

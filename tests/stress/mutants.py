@@ -416,13 +416,6 @@ MUTANTS = [
         "rows = slice(start, end)",
         "steps_of_one",
     ),
-    Mutant(
-        "downloads are not locked",
-        "ngram/corpus.py",
-        "fcntl.flock(lock, fcntl.LOCK_EX)",
-        "pass",
-        "one_downloads",
-    ),
 ]
 FILES = ("resume", "hostile", "training", "stress_gaps", "wide_output", "distributed")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     data = splits.fingerprint()
     if data != from_main(lambda: data):
         raise DataError(f"data: process {rank()} has read other examples than process 0")
-    splits = splits.to(device)
+    cut = {n: getattr(splits, n).first(settings.max_rows) for n in ("val", "calibration", "test")}
+    splits = replace(splits, **cut).to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
     filled = with_facts(cfg, splits.num_classes, splits.class_counts, splits.class_names)
     model, loss_fn, optimizer, schedule = build_parts(filled, device, make)

@@ -99,8 +99,9 @@ def evaluate_split(run: TrainingRun, name: str) -> Evaluation:
     """Evaluate the model on the split of that name, and log its metrics."""
     run.stop_if_asked()
     training, split = run.training, getattr(run.splits, name)
-    max_rows = training.settings.max_rows
-    result = evaluate(training.model, training.loss_fn, split, run.splits.num_classes, max_rows)
+    if name == "train":  # the others are cut already
+        split = split.first(training.settings.max_rows)
+    result = evaluate(training.model, training.loss_fn, split, run.splits.num_classes)
     if run.log:
         run.log.scalars(name, result.metrics, training.step)
     return result
@@ -117,8 +118,8 @@ def draw(run: TrainingRun, log: RunLog, name: str, **evaluations: Evaluation) ->
 
 def report(run: TrainingRun, log: RunLog, *, final: bool) -> list[Report]:
     """Let the task show what it has of its own."""
-    t, max_rows = run.training, run.training.settings.max_rows
-    context = ReportContext(t.model, t.loss_fn, run.splits, log, t.step, t.seed, final, max_rows)
+    t = run.training
+    context = ReportContext(t.model, t.loss_fn, run.splits, log, t.step, t.seed, final)
     return [reporter(context) for reporter in run.reporters]
 
 
@@ -129,10 +130,8 @@ def finish(run: TrainingRun) -> None:
     evaluations = {"before": evaluate_split(run, name)}
     rows = {name: evaluations["before"].metrics}
     if len(splits.calibration) and len(splits.test):
-        model, loss_fn, max_rows = training.model, training.loss_fn, training.settings.max_rows
-        after = recalibrate(
-            model, loss_fn, splits.calibration, splits.test, splits.num_classes, max_rows
-        )
+        held_out = splits.calibration, splits.test
+        after = recalibrate(training.model, training.loss_fn, *held_out, splits.num_classes)
         if run.log:
             run.log.scalars("test", after.scalars(), training.step)
         bound = f" (the {after.fit.at_bound} bound was reached)" if after.fit.at_bound else ""

@@ -24,7 +24,6 @@ class ReportContext:
     step: int
     seed: int
     final: bool
-    max_rows: int | None
 
 
 @dataclass(frozen=True)
