@@ -40,7 +40,7 @@ class SharedOptions(SearchPathPlugin):
         search_path.append("shared", f"file://{CONFIGS}")
 
 
-# what configs/ needs, wherever this is imported: a worker of a parallel sweep included
+# what configs/ needs
 Plugins.instance().register(SharedOptions)
 OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
@@ -48,6 +48,7 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
     """Return the settings that Hydra composes from the command line `words` of a task."""
+    Plugins.instance().register(SharedOptions)  # again: a worker of joblib has fresh plugins
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
         return hydra.compose(task, list(words), return_hydra_config=hydra_too)

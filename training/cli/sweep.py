@@ -77,7 +77,7 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
         status = {"status": "diverged" if code == 3 else "failed", "task": task}
         with suppress(CheckpointError), locked(folder):  # another process may be at work there
             write_status(folder, **status, message=str(error), exit_code=code)
-        (folder / STATUS).touch()  # what it could not say, the summary does
+        (folder / STATUS).touch()  # so that the summary names the job in any case
         return float("inf")
 
 
