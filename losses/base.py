@@ -22,8 +22,9 @@ class ClassificationLoss(nn.Module):
     """Score logits (N, C, d1..dk) against targets (N, d1..dk), and turn logits into probabilities.
 
     A subclass is its formula: `elementwise(logits, targets)` returns the loss of each element,
-    (N, d1..dk). If softmax(logits) are not the probabilities that minimise it, the subclass also
-    overrides `own_log_probs(logits)`, its link, which `log_probs` then reports.
+    (N, d1..dk), and `soft_elementwise` that for targets that are class probabilities. If
+    softmax(logits) are not the probabilities that minimise it, the subclass also overrides
+    `own_log_probs(logits)`, its link, which `log_probs` then reports.
 
         >>> class ZeroOneLoss(ClassificationLoss):
         ...     def elementwise(self, logits, targets):
@@ -50,7 +51,6 @@ class ClassificationLoss(nn.Module):
     """
 
     weight: Tensor | None
-    takes_probabilities = False  # whether targets may be class probabilities (N, C, d1..dk)
     includes_weight = False  # whether `elementwise` multiplies by the weights itself
 
     def __init__(
@@ -82,6 +82,14 @@ class ClassificationLoss(nn.Module):
         """Return the loss of each element, (N, d1..dk), before weights and mask."""
         raise NotImplementedError
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each element, weights included, where targets are probabilities.
+
+        They are (N, C, d1..dk) and sum to 1 over the classes: smoothed, mixed, or a teacher's.
+        """
+        name = type(self).__name__
+        raise TypeError(f"{name} takes class indices, not probabilities: use targets.argmax(1)")
+
     def log_probs(self, logits: Tensor) -> Tensor:
         """Return the log-probabilities that are reported for these logits, (N, C, d1..dk)."""
         return self.own_log_probs(logits) if self.link == "own" else log_softmax(logits)
@@ -112,7 +120,7 @@ class ClassificationLoss(nn.Module):
 
         The first batch is checked automatically; call this once per evaluation.
         """
-        soft = checks.shapes(logits, targets, self.weight, self.takes_probabilities)
+        soft = checks.shapes(logits, targets, self.weight)
         logits, targets = logits.detach(), targets.detach()
         if logits.ndim == 1:
             logits, targets = logits.unsqueeze(0), targets.unsqueeze(0)
@@ -133,7 +141,7 @@ class ClassificationLoss(nn.Module):
 
     def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Sums:
         """Return the losses, zero where ignored, and what each adds to the normaliser."""
-        soft = checks.shapes(logits, targets, self.weight, self.takes_probabilities)
+        soft = checks.shapes(logits, targets, self.weight)
         self._check_first(logits, targets)
         if logits.ndim == 1:
             losses, shares = self._unreduced(logits.unsqueeze(0), targets.unsqueeze(0), inputs)
@@ -158,9 +166,18 @@ class ClassificationLoss(nn.Module):
         return losses.masked_fill(ignored, 0), shares
 
     def _losses(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        if not self._has_quick_form or is_transformed(logits):
-            return self.elementwise(logits, targets)
-        return QuickForm.apply(self, logits, targets)
+        if targets.is_floating_point():
+            return self.soft_elementwise(logits, targets)
+        if self._has_quick_form and not is_transformed(logits):
+            return QuickForm.apply(self, logits, targets)
+        losses = self.elementwise(logits, targets)
+        if getattr(losses, "shape", None) != targets.shape:
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else losses
+            raise TypeError(
+                f"{type(self).__name__}.elementwise must return one loss per target, a tensor of"
+                f" shape {tuple(targets.shape)}, got {got}"
+            )
+        return losses
 
 
 def _short(value: object) -> str:
@@ -170,6 +187,13 @@ def _short(value: object) -> str:
 def at_least_float32(logits: Tensor) -> Tensor:
     """Return half precisions as float32, anything wider as it is."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def over_classes(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the sum over classes of values (N, C, d1..dk), each times its class's weight."""
+    if weight is not None:
+        values = values * weight.to(values.dtype).view(-1, *[1] * (values.ndim - 2))
+    return values.sum(1)
 
 
 def class_axis(logits: Tensor) -> int:

@@ -43,6 +43,10 @@ class OneVsRestBCELoss(ClassificationLoss):
         log_others = F.logsigmoid(-logits).scatter(1, rows, 0)
         return -log_s_y - log_others.sum(1)
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return -sum_k q_k ln s_k + (1 - q_k) ln(1 - s_k) for target probabilities q."""
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its gradient is s_k, s_y - 1 at y."""
         rows = targets.unsqueeze(1)

@@ -70,7 +70,7 @@ def types(logits: Tensor, targets: Tensor) -> None:
         raise TypeError(f"logits must be floating point, got {logits.dtype}: use logits.float()")
 
 
-def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities: bool) -> bool:
+def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None) -> bool:
     """Check types and shapes; return whether the targets are class probabilities.
 
     It compares sizes and reads no number, so it is cheap enough for every training step.
@@ -86,7 +86,7 @@ def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None, probabilities
         )
     if weight is not None and len(weight) != num_classes:
         raise ValueError(f"weight must be one number per class, {num_classes}, got {len(weight)}")
-    if probabilities and targets.shape == shape and targets.is_floating_point():
+    if targets.shape == shape and targets.is_floating_point():
         return True
     expected = shape[:axis] + shape[axis + 1 :]
     if targets.shape != expected:

@@ -44,7 +44,6 @@ class CrossEntropyLoss(ClassificationLoss):
         floor: share of the uniform distribution in the own link where that could be zero.
     """
 
-    takes_probabilities = True
     includes_weight = True
 
     def __init__(

@@ -39,8 +39,6 @@ class DistillationLoss(ClassificationLoss):
         reduction: mean (over the rows that count), sum, or none.
     """
 
-    takes_probabilities = True
-
     def __init__(
         self,
         teacher: Callable[[Tensor], Tensor] | None = None,

@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, Weight, class_axis, log_softmax
+from losses.base import (
+    ClassificationLoss,
+    Link,
+    Reduction,
+    Weight,
+    class_axis,
+    log_softmax,
+    over_classes,
+)
 from losses.gradient import split_softmax
 from losses.link import without_weight
 
@@ -59,6 +67,16 @@ class FocalLoss(ClassificationLoss):
         # with o = ln(p / q), p = sigmoid(o) and q = sigmoid(-o) keep their digits near 0 and 1
         o = log_p - log_q
         return -(self.gamma * F.logsigmoid(-o)).exp() * F.logsigmoid(o)
+
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return sum_k w_k t_k (1 - p_k)^g (-ln p_k) for target probabilities t."""
+        log_p = logits.log_softmax(1)
+        # the largest p may round to 1, and then 1 - p is the sum of the others
+        top = log_p.argmax(1, keepdim=True)
+        log_q_top = log_p.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
+        log_q = torch.log1p(-log_p.exp().scatter(1, top, 0)).scatter(1, top, log_q_top)
+        damping = (self.gamma * log_q).exp() if self.gamma else 1.0
+        return over_classes(-targets * damping * log_p, self.weight)
 
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same; its gradient is c p_k at k != y and -c q at y."""

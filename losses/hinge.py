@@ -58,6 +58,13 @@ class HingeLoss(ClassificationLoss):
         others = violations.scatter(1, rows, 0)
         return others.max(1).values if self.variant == "crammer_singer" else others.sum(1)
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Refuse target probabilities."""
+        raise TypeError(
+            "HingeLoss takes class indices: a margin is between one class and the others, and its"
+            " sources define none for a mixture of classes; use targets.argmax(1)"
+        )
+
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same; its gradient is 1 at each violation, and minus their number at y."""
         rows = targets.unsqueeze(1)

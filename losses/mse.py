@@ -40,6 +40,10 @@ class SoftmaxMSELoss(ClassificationLoss):
         # 1 - p_y is the sum of the others, which keeps its digits where p_y rounds to 1
         return others.square().sum(1) + others.sum(1).square()
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return sum_k (p_k - q_k)^2 for target probabilities q."""
+        return (logits.softmax(1) - targets).square().sum(1)
+
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same; its gradient is 2 p_k (p_k + p_y q - S) at k != y, and -2 p_y loss at y.
 
@@ -107,6 +111,11 @@ class RescaledMSELoss(ClassificationLoss):
         others = logits.scatter(1, rows, 0)
         return self.k * (z_y - self.M).square() + others.square().sum(1)
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return sum_k q_k k (z_k - M)^2 + (1 - q_k) z_k^2: its mean over targets drawn from q."""
+        tall, flat = self.k * (logits - self.M).square(), logits.square()
+        return (targets * tall + (1 - targets) * flat).sum(1)
+
     def quick_elementwise(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same; its gradient is 2 z_j at j != y, and 2 k (z_y - M) at y."""
         rows = targets.unsqueeze(1)
@@ -157,6 +166,10 @@ class LogitsMSELoss(RescaledMSELoss):
         super().__init__(
             k=1, M=1, ignore_index=ignore_index, reduction=reduction, link=link, floor=floor
         )
+
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return sum_k (z_k - q_k)^2 for target probabilities q."""
+        return (logits - targets).square().sum(1)
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of the nearest distribution, floor mixed in."""

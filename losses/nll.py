@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Reduction, Weight
+from losses.base import ClassificationLoss, Reduction, Weight, over_classes
 
 
 class NLLLoss(ClassificationLoss):
@@ -40,6 +40,10 @@ class NLLLoss(ClassificationLoss):
         """Return -l_y of the log-probabilities `logits`."""
         return F.nll_loss(logits, targets, reduction="none", ignore_index=self.ignore_index)
 
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return -sum_k w_k q_k l_k for target probabilities q."""
+        return -over_classes(targets * logits.masked_fill(targets == 0, 0), self.weight)
+
     def _check_values(self, logits: Tensor) -> None:
         checks.log_probabilities(logits)
 
@@ -70,6 +74,10 @@ class LogSoftmaxNLLLoss(NLLLoss):
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return -log_softmax(z)_y."""
         return super().elementwise(logits.log_softmax(1), targets)
+
+    def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return -sum_k w_k q_k log_softmax(z)_k for target probabilities q."""
+        return super().soft_elementwise(logits.log_softmax(1), targets)
 
     def _check_values(self, logits: Tensor) -> None:
         checks.not_probabilities(logits)

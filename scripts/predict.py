@@ -12,7 +12,8 @@ from torch import Tensor
 from metrics import apply_temperature
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
-from training.run.finished import FinishedRun, load_run, read_metrics
+from training.run.finished import FinishedRun, load_run
+from training.run.folder import read_metrics
 from vision.data import in_pixels
 from vision.images import middle_square, open_image
 

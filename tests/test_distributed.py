@@ -29,8 +29,7 @@ from training.optimizers import sgd
 from training.parallel import ParallelModel, _batch_norm
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
-from training.run.finished import read_metrics
-from training.run.folder import read_status
+from training.run.folder import read_metrics, read_status
 from training.run.start import start
 from training.settings import TrainerSettings
 

@@ -7,7 +7,7 @@ from test_wide_output import CLASSES, FAMILY, TEACHER
 from torch.testing import assert_close
 
 from training.errors import DivergedError
-from training.run.finished import read_metrics
+from training.run.folder import read_metrics
 
 DEVICE = "cuda"
 pytestmark = [

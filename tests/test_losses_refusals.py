@@ -10,6 +10,7 @@ import torch
 from torch import tensor
 
 from losses import (
+    ClassificationLoss,
     CrossEntropyLoss,
     DistillationLoss,
     FocalLoss,
@@ -245,10 +246,28 @@ def test_ignored_indices_and_probability_targets_exclude_each_other():
         CrossEntropyLoss(ignore_index=1)(logits_of(4, 5), logits_of(4, 5).softmax(1))
 
 
-@pytest.mark.parametrize("make", [FocalLoss, SoftmaxMSELoss, HingeLoss, OneVsRestBCELoss])
-def test_probability_targets_are_refused_by_a_loss_that_takes_indices_alone(make):
-    with pytest.raises(ValueError, match=r"use class indices, targets.argmax\(1\)"):
-        make()(logits_of(4, 5), logits_of(4, 5).softmax(1))
+class Errors(ClassificationLoss):
+    answer = staticmethod(lambda logits, targets: (logits.argmax(1) != targets).float())
+
+    def elementwise(self, logits, targets):
+        return self.answer(logits, targets)
+
+
+def test_probability_targets_are_refused_by_a_loss_that_says_nothing_of_them():
+    with pytest.raises(TypeError, match=r"Errors takes class indices.*use targets.argmax\(1\)"):
+        Errors()(logits_of(4, 5), logits_of(4, 5).softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [(lambda z, y: None, "None"), (lambda z, y: z.mean(), r"\(\)"), (lambda z, y: z, r"\(4, 5\)")],
+)
+def test_a_loss_that_returns_something_else_is_named(answer, got):
+    loss_fn = Errors()
+    loss_fn.answer = answer
+
+    with pytest.raises(TypeError, match=rf"Errors.elementwise must .* shape \(4,\), got {got}"):
+        loss_fn(logits_of(4, 5), torch.arange(4))
 
 
 @pytest.mark.parametrize("make", [CrossEntropyLoss, LogSoftmaxNLLLoss, FocalLoss, HingeLoss])

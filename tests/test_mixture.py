@@ -11,7 +11,7 @@ from ngram.kneser_ney import KneserNey
 from ngram.mixture import best_weight
 from ngram.reports import KneserNeyBaseline
 from training.data import Split
-from training.run.finished import read_metrics
+from training.run.folder import read_metrics
 from training.run.log import RunLog
 from training.run.report import ReportContext
 

@@ -14,7 +14,8 @@ from vision_runs import predictions, trained_run
 from scripts import predict
 from training.cli.script import run_script
 from training.errors import ConfigError
-from training.run.finished import load_run, read_metrics
+from training.run.finished import load_run
+from training.run.folder import read_metrics
 
 
 @pytest.fixture(scope="module")

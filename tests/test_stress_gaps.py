@@ -21,8 +21,8 @@ from training.evaluation import evaluate
 from training.loop import train_epoch
 from training.optimizers import SGD, sgd
 from training.run import checkpoint, folder
-from training.run.finished import load_run, read_metrics
-from training.run.folder import read_status, write_file
+from training.run.finished import load_run
+from training.run.folder import read_metrics, read_status, write_file
 from training.run.log import EventFile
 
 

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from training.errors import DivergedError
 from training.run import fit
 from training.run.checkpoint import load_checkpoint
-from training.run.finished import read_metrics
+from training.run.folder import read_metrics
 from training.run.signals import Interrupted
 from training.run.start import start
 

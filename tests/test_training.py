@@ -21,7 +21,8 @@ from training.errors import DivergedError
 from training.evaluation import evaluate
 from training.loop import Training, gradient_norms
 from training.optimizers import Constant, WarmupCosine, adamw, sgd
-from training.run.finished import load_run, read_metrics
+from training.run.finished import load_run
+from training.run.folder import read_metrics
 from training.settings import TrainerSettings
 
 

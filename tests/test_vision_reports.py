@@ -10,7 +10,8 @@ from vision_runs import predictions, trained_run
 
 from training.data import Split
 from training.evaluation import evaluate, recalibrate
-from training.run.finished import load_run, read_metrics
+from training.run.finished import load_run
+from training.run.folder import read_metrics
 from training.run.report import ReportContext
 from vision import reports
 from vision.reports import describe

@@ -1,1 +1,5 @@
-"""The command line, and many runs: settings, messages, sweeps, comparisons."""
+"""The command line, and `train` for Python: `run = train("vision", "loss=focal", "debug=smoke")`."""
+
+from training.cli.main import train
+
+__all__ = ["train"]

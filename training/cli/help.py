@@ -13,7 +13,8 @@ debug=smoke            every stage of the script on a sliver of the data
 
 def help_text(task: str) -> str:
     """Return what can be chosen and set, each option with the first line of its file."""
-    lines = [f"usage: python scripts/train_{task}.py [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
+    script = f"train.py {task}" if task.endswith(".yaml") else f"train_{task}.py"
+    lines = [f"usage: python scripts/{script} [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
     for group, files in options(task).items():
         lines.append(f"{group}: {', '.join(file.stem for file in files)}")
         for file in files:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,11 +15,14 @@ from omegaconf import DictConfig
 from training.cli.help import help_text
 from training.cli.resume import run_to_resume
 from training.cli.script import Parser
-from training.cli.settings import CONFIGS, mistakes_named, settings_of
+from training.cli.settings import mistakes_named, place_of, settings_of
 from training.cli.sweep import run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
 from training.run.signals import Interrupted, handling, interruption, stop_now
+
+if TYPE_CHECKING:
+    from training.run.state import TrainingRun
 
 HYDRA_PRINTS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "-sc", "--shell-completion"}
 
@@ -35,11 +38,17 @@ class Command:
     again: list[str]  # the words that go on with a run when `resume=FOLDER` follows them
 
 
-def main(task: str) -> None:
-    """Run `configs/<task>.yaml` with the command line's overrides; exit with the right code.
+def main(task: str = "") -> None:
+    """Run a task with the command line's overrides; exit with the right code.
 
-    Under torchrun every process composes the settings, and takes the first one's folder.
+    Without a `task` the first word is the path of one's primary config. Its folder is then a place
+    to import from, as a script's is. Under torchrun every process composes the settings, and takes the first one's folder.
     """
+    if not task and not (task := sys.argv.pop(1) if len(sys.argv) > 1 else "").endswith(".yaml"):
+        print(
+            f"error: {task}: give the path of a task's primary config, NAME.yaml", file=sys.stderr
+        )
+        sys.exit(ConfigError.exit_code)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
@@ -50,6 +59,33 @@ def main(task: str) -> None:
         code = run_command(task, from_main, lambda: first_to_fail(store))
         if code:
             sys.exit(code)
+
+
+def train(task: str, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
+    """Train as the command line does, with the same settings and checks; return the run.
+
+    Its `figures`, as in `run.figures["test/nll"]`, `folder`, `model` (with the best weights),
+    `loss_fn` and `splits` are there to go on with.
+
+    Args:
+        task: ngram, vision, or the path of the primary config of a task of your own.
+        words: what would be typed, as in "loss=focal", "debug=smoke" or "resume=FOLDER".
+        trusted: packages that the settings of a resumed run may name.
+
+    Raises:
+        UserError: in one line, what the command line would have printed as an error.
+    """
+    _find_modules_of(task)
+    script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
+    again = [from_here(Path(sys.executable)), f"scripts/{script[0]}", *script[1:]]
+    return _run_once(Command(task, list(words), tuple(trusted), False, again))
+
+
+def _find_modules_of(task: str) -> None:
+    """Let the folder of a task of one's own be a place to import from, as a script's is."""
+    folder = str(place_of(task)[0])
+    if task.endswith(".yaml") and folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def run_command(
@@ -96,6 +132,7 @@ def read_command(task: str, argv: Sequence[str]) -> Command:
         nodes = [f"--nnodes={whole // here}"] * (whole > here)
         torchrun = from_here(Path(sys.executable).with_name("torchrun"))
         again[:1] = [torchrun, *nodes, f"--nproc-per-node={here}"]
+    again += [task] if task.endswith(".yaml") else []
     again += [part for package in options.trust for part in ("--trust", package)]
     again += [word for word in words if word.startswith("hydra.searchpath=")]
     return Command(task, words, tuple(options.trust), options.multirun, again)
@@ -103,6 +140,7 @@ def read_command(task: str, argv: Sequence[str]) -> Command:
 
 def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]) -> int:
     task, words = command.task, command.words
+    _find_modules_of(task)
     if {"-h", "--help"} & set(words):
         print(help_text(task))
         return 0
@@ -112,18 +150,25 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
         folder, for_hydra = sweep_folder(task, words)
         _run_hydra(command, ["-m", *words, *for_hydra])
         return summarize(folder)
-    if resumed := from_main(lambda: run_to_resume(words, task)):
-        folder, cfg, loss = resumed
-        _run(command, cfg, folder, loss=loss, guarded=True, resumed=True)
-    elif HYDRA_PRINTS & {word.split("=")[0] for word in words}:
+    if HYDRA_PRINTS & {word.split("=")[0] for word in words}:
         _run_hydra(command, words)
     else:
-        cfg, hydra_cfg = settings_of(task, words)
-        if hydra_cfg.sweeper.params:
-            raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")
-        folder = Path(from_main(lambda: hydra_cfg.run.dir))
-        _run(command, cfg, folder, loss=hydra_cfg.runtime.choices["loss"])
+        _run_once(command, from_main)
     return 0
+
+
+def _run_once(
+    command: Command, from_main: Callable[[Callable[[], Any]], Any] = lambda make: make()
+) -> "TrainingRun":
+    task, words = command.task, command.words
+    if resumed := from_main(lambda: run_to_resume(words, task)):
+        folder, cfg, loss = resumed
+        return _run(command, cfg, folder, loss=loss, guarded=True, resumed=True)
+    cfg, hydra_cfg = settings_of(task, words)
+    if hydra_cfg.sweeper.params:
+        raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")
+    folder = Path(from_main(lambda: hydra_cfg.run.dir))
+    return _run(command, cfg, folder, loss=hydra_cfg.runtime.choices["loss"])
 
 
 def _run_hydra(command: Command, words: list[str]) -> None:
@@ -137,12 +182,12 @@ def _run_hydra(command: Command, words: list[str]) -> None:
         return run_job(this.task, this.words, folder, partial(_run, this))
 
     sys.argv[1:] = words  # Hydra reads them there
-    config_path = str(CONFIGS / command.task)
+    folder, name = place_of(command.task)
     with mistakes_named(command.words, command.task):
-        hydra.main(version_base="1.3", config_path=config_path, config_name=command.task)(job)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
 
 
-def _run(command: Command, cfg: DictConfig, folder: Path, **how: Any) -> float:
+def _run(command: Command, cfg: DictConfig, folder: Path, **how: Any) -> "TrainingRun":
     """Train; an error names one of the words that set what was wrong."""
     # torch: only once the settings are known to compose
     from training.distributed import lost_process_named

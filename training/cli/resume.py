@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from training.cli.settings import choices_and_values, put_on_top, settings_of
+from training.cli.settings import choices_and_values, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.folder import STATUS, read_config, read_status
 from training.run.identity import leaves
@@ -35,7 +35,7 @@ def newest_unfinished(task: str) -> Path:
     found = []
     for file in Path("outputs").glob("**/" + STATUS):
         status = read_status(file.parent)
-        if status.get("task") == task and status.get("status") in UNFINISHED:
+        if status.get("task") == place_of(task)[1] and status.get("status") in UNFINISHED:
             found.append((file.stat().st_mtime_ns, file.parent))
     if not found:
         raise ConfigError("resume=auto: there is no unfinished run in outputs/; leave resume out")
@@ -49,8 +49,8 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     run's state belongs to is refused.
     """
     stored = read_config(folder)
-    if (other := stored.get("task")) != task:
-        raise ConfigError(f"resume={folder}: is a run of scripts/train_{other}.py; go on with that")
+    if (other := stored.get("task")) != place_of(task)[1]:
+        raise ConfigError(f"resume={folder}: is a run of another task, {other}; go on with that")
     words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
     choices, values = choices_and_values(task, words)
     cfg = copy.deepcopy(stored)

@@ -46,21 +46,36 @@ OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
 OmegaConf.register_new_resolver("slug", slug, replace=True)
 
 
+def place_of(task: str) -> tuple[Path, str]:
+    """Return the folder of a task's options and the name of its primary config, which is its own.
+
+    The project's two tasks are known by name. Any other is the path of its primary config: a YAML
+    file with `task:` (its name, as the file's), `data:`, `model:`, `report:` and `table:`, whose
+    defaults list takes the rest from `configs/`. Folders beside it are groups of options.
+    """
+    path = Path(task).absolute() if task.endswith(".yaml") else CONFIGS / task / f"{task}.yaml"
+    if task.endswith(".yaml") and not path.is_file():
+        raise ConfigError(f"{task}: no such file; give the path of a task's primary config")
+    return path.parent, path.stem
+
+
 def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) -> DictConfig:
     """Return the settings that Hydra composes from the command line `words` of a task."""
     Plugins.instance().register(SharedOptions)  # again: a worker of joblib has fresh plugins
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONFIGS / task), version_base="1.3"):
-        return hydra.compose(task, list(words), return_hydra_config=hydra_too)
+    folder, name = place_of(task)
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        return hydra.compose(name, list(words), return_hydra_config=hydra_too)
 
 
 def options(task: str) -> dict[str, list[Path]]:
     """Return the file of each option, by group."""
     groups: dict[str, list[Path]] = {}
-    for base in (CONFIGS, CONFIGS / task):
+    for base in (CONFIGS, place_of(task)[0]):
         for folder in sorted(base.iterdir()):
-            if folder.is_dir() and not (CONFIGS / f"{folder.name}.yaml").exists():
-                groups[folder.name] = sorted(folder.glob("*.yaml"))
+            files = sorted(folder.glob("*.yaml"))
+            if files and not (CONFIGS / f"{folder.name}.yaml").exists():
+                groups[folder.name] = files
     return groups
 
 
@@ -107,6 +122,9 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
     known = leaves(cfg)
     for override in overrides:
         word, key, value = override.input_line, override.key_or_group, override.value()
+        if value is None and re.fullmatch(r"report(\.\w+)?", key) and key in [*cfg, *_reports(cfg)]:
+            OmegaConf.update(cfg, key, None)  # switched off
+            continue
         if key not in known:
             raise ConfigError(f"{key}: no such setting{hint(key, known, task)}")
         default = known[key]
@@ -121,6 +139,10 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
         if (kind := wanted(value, default)) and not (value is None and null):
             raise ConfigError(f"{word}: must be {kind}")
         OmegaConf.update(cfg, key, value)
+
+
+def _reports(cfg: DictConfig) -> list[str]:
+    return [f"report.{name}" for name in cfg.report or ()]
 
 
 def wanted(value: Any, default: Any) -> str | None:

@@ -50,7 +50,7 @@ def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str]]:
     named |= dict.fromkeys(of_loss, "")
     experiment = [word for word, key in fixed.items() if key == "experiment"] or ["=sweep"]
     name = "-".join(re.findall(r"\w+", experiment[-1].split("=")[1]))
-    folder = Path(f"outputs/{task}-{name}-{digest(named)}")
+    folder = Path(f"outputs/{place_of(task)[1]}-{name}-{digest(named)}")
     return folder, [*for_hydra, f"{FOLDER}={folder}"]
 
 

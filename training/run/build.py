@@ -1,5 +1,6 @@
 """Build what a run needs from its settings, and find out that it fits together."""
 
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -9,16 +10,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from losses import ClassificationLoss
+from metrics import Metrics
 from training.data import Splits, stream_seed
 from training.distributed import from_main, local_rank, rank, world_size
 from training.errors import ConfigError, DataError
-from training.evaluation import logits_of
 from training.loop import Training
 from training.run.figures import COLUMNS
-from training.run.folder import kept_settings
+from training.run.folder import from_here, kept_settings
 from training.run.identity import identity
 from training.run.state import TrainingRun
 from training.run.targets import first_line, with_facts
@@ -36,10 +38,16 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     set_threads(cfg.threads)
     check_values(cfg)
     settings = make(cfg.trainer)
-    reporters = [make(node) for node in cfg.report.values()]
+    nodes = (cfg.report or {}).items()
+    reporters = {str(name): make(node) for name, node in nodes if node is not None}
     placeholder = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
     build_parts(placeholder, torch.device("cpu"), make)
-    splits: Splits = make(cfg.data)
+    splits = make(cfg.data)
+    if not isinstance(splits, Splits):
+        raise ConfigError(
+            f"data._target_={cfg.data._target_}: must return training.data.Splits, got"
+            f" {type(splits).__name__}; training.data.make_splits makes them of tensors"
+        )
     data = splits.fingerprint()
     if data != from_main(lambda: data):
         raise DataError(f"data: process {rank()} has read other examples than process 0")
@@ -47,7 +55,8 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     splits = replace(splits, **cut).to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
     filled = with_facts(cfg, splits.num_classes, splits.class_counts, splits.class_names)
-    model, loss_fn, optimizer, schedule = build_parts(filled, device, make)
+    first_inputs = splits.train.batch(slice(0, 1))[0]
+    model, loss_fn, optimizer, schedule = build_parts(filled, device, make, first_inputs)
     splits.check(loss_fn.ignore_index)
     # dropout and the like: the same for any loss, another in each process
     torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
@@ -59,12 +68,28 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
 
 
 def build_parts(
-    cfg: DictConfig, device: torch.device, make: Make
+    cfg: DictConfig, device: torch.device, make: Make, inputs: Tensor | None = None
 ) -> tuple[nn.Module, ClassificationLoss, torch.optim.Optimizer, Any]:
-    """Return model, loss, optimizer and schedule; `cfg` has the facts of the data."""
-    model = make(cfg.model).to(device)
+    """Return model, loss, optimizer and schedule; `cfg` has the facts of the data.
+
+    A model that is lazy gets its sizes, and its initial weights, from a pass over `inputs`.
+    """
+    model = make(cfg.model)
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ConfigError(
+            f"model._target_={cfg.model._target_}: must give an nn.Module, not {kind}"
+        )
+    model = model.to(device)
+    parameters = list(model.parameters())
+    if any(isinstance(p, UninitializedParameter) for p in parameters):
+        if inputs is None:
+            parameters = [nn.Parameter(torch.zeros(1))]  # until there is data
+        else:
+            with torch.no_grad():
+                called(model.eval(), inputs)
     loss_fn = build_loss(cfg, make).to(device)
-    optimizer = make(cfg.optimizer, call_with=[model.parameters()])
+    optimizer = make(cfg.optimizer, call_with=[parameters])
     return model, loss_fn, optimizer, make(cfg.scheduler)
 
 
@@ -89,7 +114,7 @@ def check_values(cfg: DictConfig) -> None:
     """Refuse values that no constructor would."""
     if not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed}: must be from 0 to 4294967295")
-    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer", "report"):
+    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer"):
         if not isinstance(cfg.get(name), DictConfig):
             raise ConfigError(f"{name}={cfg.get(name)}: choose an option, as `--help` lists them")
     for name in cfg.table:
@@ -98,13 +123,33 @@ def check_values(cfg: DictConfig) -> None:
 
 
 def try_first_examples(training: Training, splits: Splits) -> None:
-    """Show the model and the loss a few examples: what they refuse is a setting's fault."""
-    examples = splits.train.first(8)
-    logits, inputs, targets = next(logits_of(training.model, examples, splits.num_classes))
+    """Show model, loss and metrics a few examples: what they refuse is a setting's fault."""
+    model, loss_fn, num_classes = training.model, training.loss_fn, splits.num_classes
+    inputs, targets = splits.train.batch(slice(0, 8))
+    with torch.no_grad():
+        logits = called(model.eval(), inputs)
+    given = f"for inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}"
+    expected = (len(inputs), num_classes, *targets.shape[1:])
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"model: {type(model).__name__} must give logits {expected} {given}, got {got}"
+        )
+    if not logits.isfinite().all():
+        raise ConfigError(f"model: {type(model).__name__} gives logits that are not finite {given}")
+    name = type(loss_fn).__name__
     try:
-        training.loss_fn.sums(logits, targets, inputs)
+        inputs, targets = splits.train.batch(slice(0, 8), epoch=1)
+        total, _ = loss_fn.sums(logits.requires_grad_(), targets, inputs)
+        if not total.requires_grad:
+            raise ValueError(f"{name}: its loss does not depend on the logits, nothing is learnt")
+        if targets.ndim != logits.ndim:  # no class probabilities
+            metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=logits.device)
+            metrics.update(loss_fn.log_probs(logits.detach()), targets)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"loss: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"loss: {name}: {first_line(error)}{where(error)}") from error
     if training.settings.compile:
         try:
             training.called_model(inputs)
@@ -113,6 +158,26 @@ def try_first_examples(training: Training, splits: Splits) -> None:
                 f"trainer.compile=true: torch cannot compile the model here ({first_line(error)});"
                 " trainer.compile=false trains without"
             ) from error
+
+
+def called(model: nn.Module, inputs: Tensor) -> Any:
+    """Return model(inputs); an error of the model's names it and its line."""
+    try:
+        return model(inputs)
+    except Exception as error:
+        raise ConfigError(
+            f"model: {type(model).__name__} cannot read inputs of shape {tuple(inputs.shape)} and"
+            f" {inputs.dtype}: {first_line(error)}{where(error)}"
+        ) from error
+
+
+def where(error: BaseException) -> str:
+    """Return the file and line that an error of a user's own class comes from, in brackets."""
+    own = Path(torch.__file__).parent
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(str(own))
+    ]
+    return f" ({from_here(Path(frames[-1].filename))}:{frames[-1].lineno})"
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,10 +1,8 @@
 """A finished run read back: its settings, its best model, and its loss."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from losses import ClassificationLoss
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError
 from training.run.checkpoint import BEST, BEST_SCHEMA, load_checkpoint, load_weights
-from training.run.folder import CONFIG, METRICS, read_config
+from training.run.folder import CONFIG, read_config
 from training.run.identity import digest
 from training.run.targets import instantiate, with_facts
 
@@ -85,9 +83,3 @@ def load_teacher(
             raise ValueError(f"teacher {run} was trained on other data: {error}") from error
 
     return logits_of
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`."""
-    with (folder / METRICS).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]

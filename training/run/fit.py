@@ -2,12 +2,14 @@
 
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.progress import Progress
 
 from metrics import draw_reliability, reliability_data
 from training.distributed import agreed_signal, from_main
+from training.errors import UserError
 from training.evaluation import Evaluation, evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
@@ -18,10 +20,11 @@ from training.run.state import TrainingRun, check_weights, save
 from training.running_loss import RunningLoss
 
 
-def fit(run: TrainingRun) -> float:
-    """Train; keep the weights of the best nll on disk, and load them back; return that nll."""
+def fit(run: TrainingRun) -> None:
+    """Train; keep the weights of the best nll on disk, and load them back."""
     training, settings, train = run.training, run.training.settings, run.splits.train
-    no_screen = not run.console.is_terminal
+    in_notebook = run.console.is_jupyter and find_spec("ipywidgets")  # rich draws its bar by it
+    no_screen = not (run.console.is_terminal or in_notebook)
     with Progress(console=run.console, transient=True, disable=no_screen) as bar:
         bar.add_task("", total=training.num_steps(len(train)))
         for epoch in range(run.finished + 1, settings.epochs + 1):
@@ -39,9 +42,13 @@ def fit(run: TrainingRun) -> float:
                 log_window(run, bar)
                 evaluate_epoch(run)
                 save(run)
+    load_best(run)
+
+
+def load_best(run: TrainingRun) -> None:
+    """Give the model the weights of the best evaluation."""
     path = run.folder / BEST
-    load_weights(training.model, from_main(lambda: load_checkpoint(path)), path)
-    return run.best
+    load_weights(run.model, from_main(lambda: load_checkpoint(path)), path)
 
 
 def log_window(run: TrainingRun, bar: Progress) -> None:
@@ -120,7 +127,15 @@ def report(run: TrainingRun, log: RunLog, *, final: bool) -> list[Report]:
     """Let the task show what it has of its own."""
     t = run.training
     context = ReportContext(t.model, t.loss_fn, run.splits, log, t.step, t.seed, final)
-    return [reporter(context) for reporter in run.reporters]
+    reports = []
+    for name, reporter in run.reporters.items():
+        try:
+            reports.append(reporter(context))
+        except UserError:
+            raise
+        except Exception as error:  # of data that it was not made for; the run is worth more
+            print(f"warning: report.{name} is left out: {error!r}", file=sys.stderr)
+    return reports
 
 
 def finish(run: TrainingRun) -> None:

@@ -173,3 +173,9 @@ class GrowingFile:
             if durable:
                 os.fsync(self.file.fileno())
         return self.size, self.checksum
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `metrics.jsonl`."""
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

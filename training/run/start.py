@@ -13,7 +13,7 @@ from rich.console import Console
 from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
 from training.run.build import build
-from training.run.fit import finish, fit
+from training.run.fit import finish, fit, load_best
 from training.run.folder import claim, from_here, locked, read_status, write_status
 from training.run.log import RunLog
 from training.run.signals import Interrupted, handling
@@ -31,8 +31,8 @@ def start(
     trusted: Sequence[str] = (),
     guarded: bool = False,
     command: Sequence[str] = (),
-) -> float:
-    """Train and test what `cfg` describes, in `folder`; return the nll that chose the weights.
+) -> TrainingRun:
+    """Train and test what `cfg` describes, in `folder`; return the run.
 
     Of several processes the first has the folder, and reads and writes it for all.
 
@@ -60,7 +60,8 @@ def start(
         trained = run.finished >= run.training.settings.epochs
         if trained and from_main(lambda: read_status(folder).get("status")) == "complete":
             console.print(f"already complete at step {run.training.step}: {folder}", soft_wrap=True)
-            return run.best
+            load_best(run)
+            return run
         again = shlex.join([*command, f"resume={from_here(folder)}"])
         if is_main():
             for file in folder.rglob("*.tmp"):  # what was never finished
@@ -71,19 +72,19 @@ def start(
             status |= {"task": cfg.task, "exit_code": None, "resume": again, "run": run.identity}
             write_status(folder, **status)
         with closing(RunLog(folder, positions)) if is_main() else nullcontext() as run.log:
-            return train(run, again)
+            train(run, again)
+    return run
 
 
-def train(run: TrainingRun, again: str) -> float:
+def train(run: TrainingRun, again: str) -> None:
     """Train and test; say in the run folder what is trained, and how it ended."""
     try:
         if run.log:
             run.log.start(run.identity, run.config, run.training.step)
         with lost_process_named():
-            nll = fit(run)
+            fit(run)
             finish(run)
         end(run)
-        return nll
     except BaseException as error:
         with suppress(CheckpointError):  # where the disk is full, too, the first error counts
             end(run, error)

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
+from losses import ClassificationLoss
 from training.data import Splits, stream_seed
 from training.distributed import agreed_signal, from_all, from_main, is_main, rank, world_size
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.loop import Training
 from training.run import checkpoint
-from training.run.folder import write_status
+from training.run.folder import read_metrics, write_status
 from training.run.log import Positions, RunLog
 from training.run.report import Reporter
 from training.run.signals import Interrupted
@@ -35,7 +37,7 @@ class TrainingRun:
 
     training: Training
     splits: Splits
-    reporters: list[Reporter]
+    reporters: dict[str, Reporter]
     folder: Path
     console: Console
     identity: dict[str, Any]
@@ -52,6 +54,26 @@ class TrainingRun:
     def seconds(self) -> dict[str, float]:
         """Return the seconds that the run took so far, by the clock and of CPU."""
         return {name: now - self.started[name] for name, now in clock().items()}
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; once the run has ended, with its best weights."""
+        return self.training.model
+
+    @property
+    def loss_fn(self) -> ClassificationLoss:
+        """The loss, which knows how logits become probabilities."""
+        return self.training.loss_fn
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The last value of each figure by its tag, as in "test/nll"."""
+        return {
+            f"{line['split']}/{name}": value
+            for line in read_metrics(self.folder)
+            for name, value in line.items()
+            if name not in ("step", "split")
+        }
 
     def stop_if_asked(self) -> None:
         """Obey a signal that came to any process."""
