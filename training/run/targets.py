@@ -62,8 +62,11 @@ def instantiate(
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
         if not isinstance(value, dict):
             return value
-        target, is_partial = value.pop("_target_", None), value.pop("_partial_", False)
-        found = target and find_target(f"{key}._target_", str(target), trusted, guarded)
+        found = None
+        if "_target_" in value:
+            target = str(value.pop("_target_"))
+            found = find_target(f"{key}._target_", target, trusted, guarded)
+        is_partial = value.pop("_partial_", False)
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
             return arguments
