@@ -140,6 +140,8 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers
             ["loss._target_=losses.Nothing"],
             r"loss\._target_=losses\.Nothing: cannot be imported .*",
         ),
+        (["trainer._target_="], r"trainer\._target_=: cannot be imported .*"),
+        (["loss._target_=null"], r"loss\._target_=null: must be a text"),
         (["data=text_file"], r"data\.path is required: data\.path=FILE, a UTF-8 text"),
     ],
 )

@@ -106,7 +106,7 @@ MUTANTS = [
         STATE,
         'group["lr"] = stored["lr"]',
         "pass",
-        SAME,
+        "signal_is_obeyed",
     ),
     Mutant(
         "a lost best.pt is not noticed",
@@ -163,7 +163,7 @@ MUTANTS = [
         FOLDER,
         'path.with_name(f"{path.name}.{os.getpid()}.tmp")',
         "path",
-        "synced or file_operation",
+        "synced or file_operation or no_temporary_file",
     ),
     Mutant(
         "temporary files stay",
@@ -412,8 +412,8 @@ MUTANTS = [
     Mutant(
         "each process takes the whole batch",
         LOOP,
-        "rows = slice(*own_share(start, end))",
-        "rows = slice(start, end)",
+        "slice(*own_share(start, end))",
+        "slice(start, end)",
         "steps_of_one",
     ),
 ]

@@ -134,8 +134,9 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
             raise ConfigError(f"{word}: follows {source[1]}; set that instead")
         if "${" in str(value) or value == REQUIRED:
             raise ConfigError(f"{word}: must be a value of its own")
-        # of numbers and texts the constructor says whether null may stand there
-        null = key == "threads" or ("." in key and not isinstance(default, bool | ListConfig))
+        # of a constructor's numbers and texts it says itself whether null may stand there
+        is_argument = "." in key and not key.endswith("._target_")
+        null = key == "threads" or (is_argument and not isinstance(default, bool | ListConfig))
         if (kind := wanted(value, default)) and not (value is None and null):
             raise ConfigError(f"{word}: must be {kind}")
         OmegaConf.update(cfg, key, value)

@@ -23,7 +23,7 @@ from training.run.figures import COLUMNS
 from training.run.folder import from_here, kept_settings
 from training.run.identity import identity
 from training.run.state import TrainingRun
-from training.run.targets import first_line, with_facts
+from training.run.targets import with_facts
 
 Make = Callable[..., Any]  # `instantiate`, once it knows whom to trust
 
@@ -154,8 +154,9 @@ def try_first_examples(training: Training, splits: Splits) -> None:
         try:
             training.called_model(inputs)
         except Exception as error:  # of torch's compiler, or of the C++ compiler behind it
+            reason = (str(error).strip() or repr(error)).split("\n")[0]
             raise ConfigError(
-                f"trainer.compile=true: torch cannot compile the model here ({first_line(error)});"
+                f"trainer.compile=true: torch cannot compile the model here ({reason});"
                 " trainer.compile=false trains without"
             ) from error
 

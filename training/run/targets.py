@@ -62,8 +62,9 @@ def instantiate(
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
         if not isinstance(value, dict):
             return value
-        target, is_partial = value.pop("_target_", None), value.pop("_partial_", False)
-        found = target and find_target(f"{key}._target_", str(target), trusted, guarded)
+        found = None
+        if "_target_" in value:
+            found = find_target(f"{key}._target_", str(value.pop("_target_")), trusted, guarded)
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
             return arguments
@@ -74,7 +75,7 @@ def instantiate(
                 elif arguments.get(name, "") is None and parameter.annotation in KINDS:
                     message = f"{name}=null: must be {KINDS[parameter.annotation]}"
                     raise ConfigError(_name_setting(node, key, message))
-        if is_partial and not first:
+        if arguments.pop("_partial_", False) and not first:
             return partial(found, **arguments)
         try:
             return found(*first, **arguments)
