@@ -258,7 +258,7 @@ def whole_run(folder, cfg, act=None, resume=False):
     try:
         # drawing takes longer than all else
         with distributed.lost_process_named(), patch.object(fit, "draw", lambda *_, **__: None):
-            return start(cfg, folder, resumed=resume)
+            return start(cfg, folder, resumed=resume).best
     except KeyboardInterrupt as stop:
         return type(stop).__name__
 

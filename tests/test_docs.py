@@ -43,7 +43,7 @@ def test_a_loss_of_ones_own_follows_the_three_steps(tmp_path, command_line, monk
     monkeypatch.syspath_prepend(tmp_path)
     words = [word for word in shlex.split(command) if "=" in word and "PYTHONPATH" not in word]
     code, _, err = command_line(*words, "loss.q=2")
-    assert (code, err) == (2, "error: loss.q must be in (0, 1], got 2\n")
+    assert (code, err) == (2, "error: loss.q must be in (0, 1], got 2.0\n")
 
 
 def test_every_selectable_loss_is_in_the_table():

@@ -109,7 +109,7 @@ def test_a_job_whose_folder_has_other_settings_is_refused(command_line, monkeypa
         assert command_line(*words)[0] == 1
 
     code, out, err = command_line(*words, "loss.gamma=3")
-    assert code == 2 and "loss.gamma=3: cannot change on resume" in err
+    assert code == 2 and "loss.gamma=3.0: cannot change on resume" in err
     assert out.count("refused") == out.count(" -> ") == 1  # no other setting differs
 
     assert command_line(*words)[0] == 0

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from training.data import Split
 from training.errors import check_setting
 from training.evaluation import log_probs_of
 from training.run.report import Report, ReportContext
@@ -36,7 +37,10 @@ class ImageReport:
         name = held_out[-1] if context.final else held_out[0]
         split, classes, num_classes = getattr(splits, name), splits.class_names, splits.num_classes
         chunks = log_probs_of(context.model, context.loss_fn, split, num_classes)
-        log_probs, targets = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
+        rows = [(p.movedim(1, -1).flatten(0, -2).cpu(), y.flatten().cpu()) for p, y in chunks]
+        log_probs, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        counted = targets != context.loss_fn.ignore_index
+        log_probs, targets = log_probs[counted], targets[counted]
         probs = log_probs.exp()  # (N, K)
         confidence, predicted = probs.max(1)
         cells = torch.bincount(targets * num_classes + predicted, minlength=num_classes**2)
@@ -54,7 +58,7 @@ class ImageReport:
         log.figure(f"{name}/confusion", draw_confusion(matrix, classes), step)
         wrong = (predicted != targets).nonzero().squeeze(1)
         wrong = wrong[confidence[wrong].argsort(descending=True)[: self.mistakes]]
-        if len(wrong):
+        if len(wrong) and are_images(split) and len(targets) == len(split):
             captions = [
                 f"{classes[y]}\nas {classes[k]} {p:.3f}"
                 for y, k, p in zip(targets[wrong], predicted[wrong], confidence[wrong], strict=True)
@@ -77,10 +81,14 @@ class ImageFeatures:
 
     @torch.no_grad()
     def __call__(self, context: ReportContext) -> Report:
-        """Log features of the test split, or of the training split where there is no test split."""
+        """Log features of the test split, or of the training split where there is no test split.
+
+        A model without `features` and `head` has none, and pixels have no picture of their own.
+        """
         splits, model = context.splits, context.model
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
-        if context.final and self.images:
+        has_features = hasattr(model, "features") and hasattr(model, "head")
+        if context.final and self.images and has_features and split.targets.ndim == 1:
             model.eval()
             features = model.features(split.batch(slice(None))[0])  # type: ignore[operator]
             # The loss's link may rank classes otherwise than the logits do. The true class alone
@@ -90,9 +98,15 @@ class ImageFeatures:
                 "class": [splits.class_names[k] for k in split.targets.tolist()],
                 "predicted": [splits.class_names[k] for k in predicted.tolist()],
             }
-            pixels = split.inputs.cpu() / 255
+            pixels = split.inputs.cpu() / 255 if are_images(split) else None
             context.log.embedding("images", features.cpu(), columns, context.step, pixels)
         return Report()
+
+
+def are_images(split: Split) -> bool:
+    """Say whether the inputs are images of bytes (N, C, S, S), grey or coloured."""
+    inputs = split.inputs
+    return inputs.ndim == 4 and inputs.shape[1] in (1, 3) and inputs.dtype == torch.uint8
 
 
 def describe(matrix: Tensor, classes: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The command line, and `train` for Python: `run = train("vision", "loss=focal", "debug=smoke")`."""
+"""The command line, and `train`, which is the same for Python."""
 
 from training.cli.main import train
 

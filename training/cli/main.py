@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +40,11 @@ class Command:
 def main(task: str = "") -> None:
     """Run a task with the command line's overrides; exit with the right code.
 
-    Without a `task` the first word is the path of one's primary config. Its folder is then a place
-    to import from, as a script's is. Under torchrun every process composes the settings, and takes the first one's folder.
+    Without a `task` the first word is the path of one's primary config. Under torchrun every
+    process composes the settings, and takes the first one's folder.
     """
-    if not task and not (task := sys.argv.pop(1) if len(sys.argv) > 1 else "").endswith(".yaml"):
-        print(
-            f"error: {task}: give the path of a task's primary config, NAME.yaml", file=sys.stderr
-        )
-        sys.exit(ConfigError.exit_code)
+    if not task:
+        task = sys.argv.pop(1) if len(sys.argv) > 1 else "NAME.yaml"
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
@@ -179,7 +175,11 @@ def _run_hydra(command: Command, words: list[str]) -> None:
         search = [word for word in own.overrides.hydra if word.startswith("hydra.searchpath")]
         this = replace(command, words=[*own.overrides.task, *search])
         folder = Path(own.runtime.output_dir)
-        return run_job(this.task, this.words, folder, partial(_run, this))
+
+        def run(cfg: DictConfig, folder: Path, **how: Any) -> float:
+            return _run(this, cfg, folder, **how).best
+
+        return run_job(this.task, this.words, folder, run)
 
     sys.argv[1:] = words  # Hydra reads them there
     folder, name = place_of(command.task)

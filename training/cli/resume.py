@@ -50,7 +50,7 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     """
     stored = read_config(folder)
     if (other := stored.get("task")) != place_of(task)[1]:
-        raise ConfigError(f"resume={folder}: is a run of another task, {other}; go on with that")
+        raise ConfigError(f"resume={folder}: is a run of the task {other}; go on with its script")
     words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
     choices, values = choices_and_values(task, words)
     cfg = copy.deepcopy(stored)

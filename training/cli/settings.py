@@ -54,8 +54,8 @@ def place_of(task: str) -> tuple[Path, str]:
     defaults list takes the rest from `configs/`. Folders beside it are groups of options.
     """
     path = Path(task).absolute() if task.endswith(".yaml") else CONFIGS / task / f"{task}.yaml"
-    if task.endswith(".yaml") and not path.is_file():
-        raise ConfigError(f"{task}: no such file; give the path of a task's primary config")
+    if path.parent.parent != CONFIGS and not path.is_file():
+        raise ConfigError(f"{task}: no such task; give ngram, vision or the path of NAME.yaml")
     return path.parent, path.stem
 
 
@@ -122,8 +122,9 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
     known = leaves(cfg)
     for override in overrides:
         word, key, value = override.input_line, override.key_or_group, override.value()
-        if value is None and re.fullmatch(r"report(\.\w+)?", key) and key in [*cfg, *_reports(cfg)]:
-            OmegaConf.update(cfg, key, None)  # switched off
+        reports = [f"report.{name}" for name in cfg.report or ()]
+        if value is None and key in ("report", *reports):  # switched off
+            OmegaConf.update(cfg, key, None)
             continue
         if key not in known:
             raise ConfigError(f"{key}: no such setting{hint(key, known, task)}")
@@ -139,11 +140,9 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
         null = key == "threads" or (is_argument and not isinstance(default, bool | ListConfig))
         if (kind := wanted(value, default)) and not (value is None and null):
             raise ConfigError(f"{word}: must be {kind}")
+        if isinstance(value, int) and type(default) is float:
+            value = float(value)
         OmegaConf.update(cfg, key, value)
-
-
-def _reports(cfg: DictConfig) -> list[str]:
-    return [f"report.{name}" for name in cfg.report or ()]
 
 
 def wanted(value: Any, default: Any) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from training.cli.comparison import compare
 from training.cli.resume import refuse_changes
 from training.cli.runs import Run, find_runs, read_run
-from training.cli.settings import parse, settings_of
+from training.cli.settings import parse, place_of, settings_of
 from training.cli.tables import print_comparisons, write_files
 from training.errors import CheckpointError, DataError, UserError
 from training.run.folder import (
@@ -74,7 +74,7 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
         code = error.exit_code if isinstance(error, UserError) else 1
         message = str(error) if isinstance(error, UserError) else traceback.format_exc()
         print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
-        status = {"status": "diverged" if code == 3 else "failed", "task": task}
+        status = {"status": "diverged" if code == 3 else "failed", "task": place_of(task)[1]}
         with suppress(CheckpointError), locked(folder):  # another process may be at work there
             write_status(folder, **status, message=str(error), exit_code=code)
         (folder / STATUS).touch()  # so that the summary names the job in any case

@@ -23,7 +23,7 @@ from training.run.figures import COLUMNS
 from training.run.folder import from_here, kept_settings
 from training.run.identity import identity
 from training.run.state import TrainingRun
-from training.run.targets import with_facts
+from training.run.targets import first_line, with_facts
 
 Make = Callable[..., Any]  # `instantiate`, once it knows whom to trust
 
