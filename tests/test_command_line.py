@@ -129,7 +129,10 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers
         (["threads=0"], r"threads=0: must be null or from 1 to 4096"),
         (["loss.reduction=none"], r"loss\.reduction=none: must be mean or sum, .*"),
         (["loss._target_=torch.nn.NLLLoss"], r".*takes log-probabilities .*: use loss=nll"),
-        (["loss._target_=torch.nn.MSELoss"], r".*subclass losses\.ClassificationLoss, .*"),
+        (
+            ["loss._target_=torch.nn.MSELoss"],
+            r".*must give a losses\.base\.ClassificationLoss, not MSELoss.*",
+        ),
         (["model.near=0"], r"model\.near must be .*, got 0"),
         (["data.numbers=[0]"], r"data\.numbers must be sonnets from 1 to 154, got \[0\]"),
         (["data.context_size=null"], r"data\.context_size=null: must be a whole number"),

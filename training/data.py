@@ -97,12 +97,13 @@ class Splits:
             split: Split = getattr(self, name)
             bad = (split.targets < 0) | (split.targets >= self.num_classes)
             bad &= split.targets != ignore_index
-            what = f"a target that is none of {self.num_classes} classes (from 0)"
+            what = f"target {{}}, which is none of {self.num_classes} classes (from 0)"
             if not bad.any() and split.inputs.is_floating_point():
                 bad = ~split.inputs[..., None].flatten(1).isfinite().all(1)
                 what = "an input that is not finite"
             if bad.any():
                 row = int(bad.nonzero()[0, 0])
+                what = what.format(split.targets[bad][0])
                 raise DataError(f"data: {name} split, row {row} (from 0) has {what}")
 
     def fingerprint(self) -> str:
@@ -111,7 +112,9 @@ class Splits:
         for split in (getattr(self, name) for name in NAMES):
             for tensor in (split.inputs, split.targets):
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
-                digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+                digest.update(
+                    tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data
+                )
         return digest.hexdigest()
 
 
@@ -166,9 +169,10 @@ def _read(name: str, examples: Examples) -> Split:
     else:
         inputs, targets = (torch.as_tensor(part) for part in examples)
     if len(inputs) != len(targets) or targets.is_floating_point():
+        hint = "; of one-hot rows take targets.argmax(1)" if targets.ndim == 2 else ""
         raise ValueError(
             f"{name} must be as many inputs as targets, which are whole numbers; got inputs"
-            f" {tuple(inputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}"
+            f" {tuple(inputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}{hint}"
         )
     return Split(inputs.float() if inputs.dtype == torch.float64 else inputs, targets.long())
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from inspect import ismethod
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,14 @@ def evaluate(
     return Evaluation(figures, metrics.bins())
 
 
+def has_features_and_head(model: nn.Module) -> bool:
+    """Say whether model(inputs) is head(features(inputs)), `features` being a method.
+
+    Some of torchvision's models have parts of these names, between which more happens.
+    """
+    return ismethod(getattr(model, "features", None)) and hasattr(model, "head")
+
+
 def logits_of(
     model: nn.Module, split: Split, num_classes: int, *, shared: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -92,7 +101,7 @@ def logits_of(
     size = max(1, FEATURE_ROWS // positions)
     for start in range(turn * size, len(split), turns * size):
         inputs, targets = split.batch(slice(start, start + size))
-        if not (hasattr(model, "features") and hasattr(model, "head")):
+        if not has_features_and_head(model):
             yield from _pieces(part, model(inputs), inputs, targets)
             continue
         features = model.features(inputs)  # type: ignore[operator]

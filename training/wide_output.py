@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from metrics.rows import cached_rows
+from training.evaluation import has_features_and_head
 
 if TYPE_CHECKING:
     from training.loop import Training
@@ -26,8 +27,8 @@ def rows_that_make_it_wide(model: nn.Module, loss_fn: ClassificationLoss) -> flo
     compute something else), or where the loss has parameters of its own, whose gradient is not
     computed here.
     """
-    head = getattr(model, "head", None)
-    if type(head) is not nn.Linear or not hasattr(model, "features") or [*loss_fn.parameters()]:
+    head: Any = model.head if has_features_and_head(model) else None
+    if type(head) is not nn.Linear or [*loss_fn.parameters()]:
         return math.inf
     return WIDE / head.out_features
 

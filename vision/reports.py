@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.data import Split
 from training.errors import check_setting
-from training.evaluation import log_probs_of
+from training.evaluation import has_features_and_head, log_probs_of
 from training.run.report import Report, ReportContext
 
 MAX_NUMBERED_CLASSES = 20  # the cells of a larger confusion matrix are too small for numbers
@@ -87,8 +87,8 @@ class ImageFeatures:
         """
         splits, model = context.splits, context.model
         split = (splits.test if len(splits.test) else splits.train).first(self.images)
-        has_features = hasattr(model, "features") and hasattr(model, "head")
-        if context.final and self.images and has_features and split.targets.ndim == 1:
+        has_some = has_features_and_head(model) and split.targets.ndim == 1
+        if context.final and self.images and has_some:
             model.eval()
             features = model.features(split.batch(slice(None))[0])  # type: ignore[operator]
             # The loss's link may rank classes otherwise than the logits do. The true class alone

@@ -54,7 +54,7 @@ def place_of(task: str) -> tuple[Path, str]:
     defaults list takes the rest from `configs/`. Folders beside it are groups of options.
     """
     path = Path(task).absolute() if task.endswith(".yaml") else CONFIGS / task / f"{task}.yaml"
-    if path.parent.parent != CONFIGS and not path.is_file():
+    if not (path.is_file() or (CONFIGS / path.name).is_file()):
         raise ConfigError(f"{task}: no such task; give ngram, vision or the path of NAME.yaml")
     return path.parent, path.stem
 

@@ -1,6 +1,5 @@
 """Build what a run needs from its settings, and find out that it fits together."""
 
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -18,12 +17,13 @@ from metrics import Metrics
 from training.data import Splits, stream_seed
 from training.distributed import from_main, local_rank, rank, world_size
 from training.errors import ConfigError, DataError
+from training.evaluation import has_features_and_head
 from training.loop import Training
 from training.run.figures import COLUMNS
-from training.run.folder import from_here, kept_settings
+from training.run.folder import kept_settings
 from training.run.identity import identity
 from training.run.state import TrainingRun
-from training.run.targets import first_line, with_facts
+from training.run.targets import first_line, where, with_facts
 
 Make = Callable[..., Any]  # `instantiate`, once it knows whom to trust
 
@@ -42,12 +42,7 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     reporters = {str(name): make(node) for name, node in nodes if node is not None}
     placeholder = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
     build_parts(placeholder, torch.device("cpu"), make)
-    splits = make(cfg.data)
-    if not isinstance(splits, Splits):
-        raise ConfigError(
-            f"data._target_={cfg.data._target_}: must return training.data.Splits, got"
-            f" {type(splits).__name__}; training.data.make_splits makes them of tensors"
-        )
+    splits: Splits = make(cfg.data, kind=Splits)
     data = splits.fingerprint()
     if data != from_main(lambda: data):
         raise DataError(f"data: process {rank()} has read other examples than process 0")
@@ -96,15 +91,10 @@ def build_parts(
 def build_loss(cfg: DictConfig, make: Make) -> ClassificationLoss:
     """Return the loss; one that cannot say which probabilities it means is refused."""
     name = cfg.loss._target_
-    # torch's own losses are refused whatever their arguments
-    loss_fn = None if name.startswith("torch.") else make(cfg.loss)
-    if not isinstance(loss_fn, ClassificationLoss):
-        reason = (
-            "it takes log-probabilities and models here give logits: use loss=nll"
-            if name.endswith("NLLLoss")
-            else "subclass losses.ClassificationLoss, which says how logits become probabilities"
-        )
-        raise ConfigError(f"loss._target_={name}: not a ClassificationLoss; {reason}")
+    if name.startswith("torch.") and name.endswith("NLLLoss"):
+        hint = "it takes log-probabilities and models here give logits: use loss=nll"
+        raise ConfigError(f"loss._target_={name}: not a ClassificationLoss; {hint}")
+    loss_fn: ClassificationLoss = make(cfg.loss, kind=ClassificationLoss)
     if loss_fn.reduction == "none":
         raise ConfigError("loss.reduction=none: must be mean or sum, training needs one number")
     return loss_fn
@@ -135,6 +125,12 @@ def try_first_examples(training: Training, splits: Splits) -> None:
         raise ConfigError(
             f"model: {type(model).__name__} must give logits {expected} {given}, got {got}"
         )
+    if has_features_and_head(model):
+        with torch.no_grad():
+            parts = model.head(model.features(inputs))  # type: ignore[operator]
+        if not torch.allclose(parts, logits, rtol=1e-3, atol=1e-3, equal_nan=True):
+            name = type(model).__name__
+            raise ConfigError(f"model: {name}: head(features(inputs)) differs from model(inputs)")
     if not logits.isfinite().all():
         raise ConfigError(f"model: {type(model).__name__} gives logits that are not finite {given}")
     name = type(loss_fn).__name__
@@ -147,7 +143,8 @@ def try_first_examples(training: Training, splits: Splits) -> None:
             metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=logits.device)
             metrics.update(loss_fn.log_probs(logits.detach()), targets)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"loss: {error}") from error
+        message = str(error).replace("log_probs must", f"{name}.log_probs must", 1)
+        raise ConfigError(f"loss: {message}") from error
     except Exception as error:
         raise ConfigError(f"loss: {name}: {first_line(error)}{where(error)}") from error
     if training.settings.compile:
@@ -170,15 +167,6 @@ def called(model: nn.Module, inputs: Tensor) -> Any:
             f"model: {type(model).__name__} cannot read inputs of shape {tuple(inputs.shape)} and"
             f" {inputs.dtype}: {first_line(error)}{where(error)}"
         ) from error
-
-
-def where(error: BaseException) -> str:
-    """Return the file and line that an error of a user's own class comes from, in brackets."""
-    own = Path(torch.__file__).parent
-    frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(str(own))
-    ]
-    return f" ({from_here(Path(frames[-1].filename))}:{frames[-1].lineno})"
 
 
 def pick_device(name: str) -> torch.device:

@@ -4,15 +4,18 @@ import importlib
 import inspect
 import re
 import textwrap
+import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError, UserError
+from training.run.folder import from_here
 from training.run.identity import REQUIRED, digest, leaves
 
 if TYPE_CHECKING:
@@ -35,7 +38,12 @@ def with_facts(
 
 
 def instantiate(
-    node: DictConfig, trusted: Sequence[str] = (), *, guarded: bool = True, call_with: Any = None
+    node: DictConfig,
+    trusted: Sequence[str] = (),
+    *,
+    guarded: bool = True,
+    call_with: Any = None,
+    kind: type = object,
 ) -> Any:
     """Build what `_target_` names, and before it whatever its arguments name.
 
@@ -48,8 +56,16 @@ def instantiate(
         trusted: packages that a run folder's settings may name, beside `ALLOWED_TARGETS`.
         guarded: whether the settings come from a run folder, so that only those may be named.
         call_with: the first arguments, for what is `_partial_`.
+        kind: the class of what is built.
     """
     key = node._get_full_key(None)
+    name = node.get("_target_")
+
+    def check_kind(got: Any, is_right: bool) -> None:
+        if not is_right:
+            wanted = f"{kind.__module__}.{kind.__name__}"
+            raise ConfigError(f"{key}._target_={name}: must give a {wanted}, not {got.__name__}")
+
     try:
         settings = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
@@ -65,9 +81,12 @@ def instantiate(
         found = None
         if "_target_" in value:
             found = find_target(f"{key}._target_", str(value.pop("_target_")), trusted, guarded)
+        is_partial = value.pop("_partial_", False)
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
             return arguments
+        if value is settings and inspect.isclass(found) and not is_partial:
+            check_kind(found, issubclass(found, kind))
         with suppress(ValueError):  # some of C's have no signature
             for name, parameter in inspect.signature(found).parameters.items():
                 if name == "trusted":
@@ -75,7 +94,7 @@ def instantiate(
                 elif arguments.get(name, "") is None and parameter.annotation in KINDS:
                     message = f"{name}=null: must be {KINDS[parameter.annotation]}"
                     raise ConfigError(_name_setting(node, key, message))
-        if arguments.pop("_partial_", False) and not first:
+        if is_partial and not first:
             return partial(found, **arguments)
         try:
             return found(*first, **arguments)
@@ -83,9 +102,13 @@ def instantiate(
             raise
         except Exception as error:
             message = textwrap.shorten(str(error), 400, placeholder=" ...")  # it may quote the data
+            if not isinstance(error, ValueError | TypeError):  # a bug, no refusal
+                message = f"{type(error).__name__}: {message}{where(error)}"
             raise ConfigError(_name_setting(node, key, message)) from error
 
-    return build(settings, key, *(call_with or ()))
+    built = build(settings, key, *(call_with or ()))
+    check_kind(type(built), isinstance(built, kind))
+    return built
 
 
 def _name_setting(node: DictConfig, key: str, message: str) -> str:
@@ -126,6 +149,13 @@ def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: boo
     if guarded and not (is_plain and inside(found.__module__)):
         raise refused
     return found
+
+
+def where(error: BaseException) -> str:
+    """Return the file and line that an error of a user's own class comes from, in brackets."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/site-packages/" not in frame.filename]
+    return f" ({from_here(Path(own[-1].filename))}:{own[-1].lineno})"
 
 
 def first_line(error: BaseException) -> str:
