@@ -42,7 +42,7 @@ def default_run(clock: "Clock") -> None:
     """Train and test by the default settings, with the parts of the run counted."""
     places: list[tuple[Any, str, str]] = [
         (RunningLoss, "add", "training"),
-        (training.evaluation, "_evaluate", "evaluation: metrics"),
+        (fit, "evaluate", "evaluation: metrics"),
         (RunLog, "scalars", "logs"),
         (RunLog, "text", "logs"),
         (RunLog, "start", "logs"),

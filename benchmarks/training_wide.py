@@ -125,7 +125,8 @@ def precision(text: str, steps: int) -> None:
         cfg.trainer.precision = name
         training = for_splits(cfg, splits)
         epochs_of(training, splits.train)(1)
-        result = evaluate(training.model, training.loss_fn, splits.val, splits.num_classes, 30_000)
+        val = splits.val.first(30_000)
+        result = evaluate(training.model, training.loss_fn, val, splits.num_classes)
         found[name] = result.metrics["nll"]
         print(f"{name}: validation nll {found[name]:.4f} after {steps} steps", flush=True)
     print(f"bf16 / float32: {found['bf16'] / found['float32']:.5f}")

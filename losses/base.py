@@ -15,7 +15,10 @@ from losses.gradient import QuickForm, is_transformed
 Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
 Link = Literal["own", "softmax"]
-Sums = tuple[Tensor, Tensor]  # (total, normaliser)
+TotalAndNormaliser = tuple[Tensor, Tensor]  # of a batch, both ()
+LossesAndShares = tuple[Tensor, Tensor]  # of its elements, both (N, d1..dk), before they are summed
+
+TINY = torch.finfo(torch.float32).tiny  # where no target counts, 0 / TINY is 0, and 0 / 0 is not
 
 
 class ClassificationLoss(nn.Module):
@@ -79,7 +82,11 @@ class ClassificationLoss(nn.Module):
         return ", ".join(f"{name}={_short(getattr(self, name))}" for name in names)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element, (N, d1..dk), before weights and mask."""
+        """Return the loss of each element, (N, d1..dk).
+
+        Targets that are ignored arrive as class 0, and their losses are set to 0 afterwards. Losses
+        are multiplied by the weights afterwards, too, unless the class sets `includes_weight`.
+        """
         raise NotImplementedError
 
     def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +107,10 @@ class ClassificationLoss(nn.Module):
 
     @property
     def link_differs(self) -> bool:
-        """Whether the loss's own link is another than softmax."""
+        """Whether the loss's own link is another than softmax.
+
+        If so, an evaluation also measures the link that is not reported: `ece_own`, `ece_softmax`.
+        """
         return type(self).own_log_probs is not ClassificationLoss.own_log_probs
 
     def forward(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -108,10 +118,16 @@ class ClassificationLoss(nn.Module):
         if self.reduction == "none":
             return self._unreduced(logits, targets, inputs)[0]
         total, normaliser = self.sums(logits, targets, inputs)
-        return total if self.reduction == "sum" else total / normaliser.where(normaliser > 0, 1)
+        return total if self.reduction == "sum" else total / normaliser.clamp(min=TINY)
 
-    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
-        """Return (total, normaliser); both add up over any cut of the batch into rows."""
+    def sums(
+        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
+    ) -> TotalAndNormaliser:
+        """Return (total, normaliser), whose quotient is the mean loss.
+
+        The normaliser is the sum of the weights of the targets that count: without weights, their
+        number. Both add up over any cut of the batch into rows.
+        """
         losses, shares = self._unreduced(logits, targets, inputs)
         return losses.sum(), shares.sum()
 
@@ -139,7 +155,7 @@ class ClassificationLoss(nn.Module):
             self.check(logits, targets)
             self._checked = logits.numel() > 0
 
-    def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Sums:
+    def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> LossesAndShares:
         """Return the losses, zero where ignored, and what each adds to the normaliser."""
         soft = checks.shapes(logits, targets, self.weight)
         self._check_first(logits, targets)

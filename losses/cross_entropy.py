@@ -5,10 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses import checks
-from losses.base import ClassificationLoss, Link, Reduction, Sums, Weight, class_axis, log_softmax
+from losses.base import (
+    ClassificationLoss,
+    Link,
+    Reduction,
+    TotalAndNormaliser,
+    Weight,
+    class_axis,
+    log_softmax,
+)
 from losses.link import with_floor, without_weight
 
-# the kernel behind F.nll_loss; its arguments (.., 2, ignore_index) stand for reduction="sum"
+# the kernel behind F.nll_loss; its argument 2 stands for reduction="sum"
 _NLL_SUMS = torch.ops.aten.nll_loss_forward.default
 
 
@@ -59,7 +67,9 @@ class CrossEntropyLoss(ClassificationLoss):
         super().__init__(weight, ignore_index, reduction, link, floor)
         self.label_smoothing = checks.number("label_smoothing", label_smoothing, "[0, 1)")
 
-    def sums(self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None) -> Sums:
+    def sums(
+        self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
+    ) -> TotalAndNormaliser:
         """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
         self._check_first(logits, targets)
         # a subclass with a formula of its own is computed by that

@@ -37,7 +37,7 @@ def cross_entropy(
 
 
 def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
-    """Return -alpha_y (1 - p_y)^gamma ln p_y (Lin 2017)."""
+    """Return -w_y (1 - p_y)^gamma ln p_y (Lin 2017, who calls w alpha)."""
     p = softmax(logits)[np.arange(len(targets)), targets]
     return (1 - p) ** gamma * cross_entropy(logits, targets, weight)
 

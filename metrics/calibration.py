@@ -1,10 +1,11 @@
 """Calibration from sums per cell of confidence: fixed memory, however the data is cut.
 
 Confidence is the largest probability of a row, and a prediction is correct where that class is
-the target. Confidences fall in some 10,000 equal cells, (lower, upper], cut on the inner edges so
-that 0 and 1 fall in real cells too. An equal-width bin is a whole number of cells, so every error
-over such bins is exact. For the equal-mass bins of adaptive ECE, and for smooth ECE, predictions in
-one cell count as equally confident.
+the target. Confidences fall in equal cells, (lower, upper], cut on the inner edges so that 0 and 1
+fall in real cells too. There are at least 8,192 cells: with 15 bins they are 15 x 4 x 2^8 = 15,360.
+An equal-width bin is a whole number of cells, so every error over such bins is exact. For the
+equal-mass bins of adaptive ECE, and for smooth ECE, predictions in one cell count as equally
+confident.
 """
 
 import torch

@@ -75,7 +75,7 @@ def test_a_room_does_without_what_is_not_its_business(room):
         assert not used & (NOT_IN[room] - allowed), file
 
 
-def test_each_twin_can_be_taken_away(tmp_path):
+def test_losses_and_metrics_can_be_copied_into_other_projects(tmp_path):
     program = "import sys\n"
     for room in ("losses", "metrics"):
         (tmp_path / room).mkdir()

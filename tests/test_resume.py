@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 from training import optimizers
+from training.cli.main import words_to_repeat
 from training.cli.resume import resumed_settings
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.finite_check import FiniteCheck
@@ -200,6 +201,25 @@ def test_a_signal_is_obeyed_at_the_end_of_the_step(never_stopped, tmp_path, monk
     assert events(folder) == events(never_stopped)
 
 
+def test_a_signal_after_the_last_step_of_an_epoch_waits_for_its_evaluation(
+    never_stopped, tmp_path, monkeypatch
+):
+    folder, evaluate_epoch = tmp_path / "run", fit.evaluate_epoch
+
+    def signalled(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        evaluate_epoch(run)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(fit, "evaluate_epoch", signalled)
+        start(folder)
+
+    assert load_checkpoint(step_files(folder)[0])["step"] == last_step(folder)
+    assert [line["step"] for line in figures(folder) if line["split"] == "val"]
+    start(folder, resume=True)
+    assert_same_run(folder, never_stopped)
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_signal_before_training_says_that_nothing_was_lost(wrapped, command_line, monkeypatch):
     def stopped(*_):
@@ -346,6 +366,24 @@ def test_settings_given_on_resume_take_effect(copied, capsys):
     assert texts == [0, 12]
     groups = load_checkpoint(step_files(folder)[0])["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.5}
+
+
+def test_an_option_of_ones_own_is_found_on_resume_by_the_words_that_the_run_printed(
+    copied, tmp_path
+):
+    file = tmp_path / "own/scheduler/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "# Mine\n_target_: training.optimizers.WarmupCosine\nwarmup_steps: 3\nfinal: 1.0"
+    )
+    words = words_to_repeat([f"hydra.searchpath=[file://{tmp_path}/own]", "loss=mse"], ["mine"])
+    assert words[:2] == ["--trust", "mine"]
+
+    cfg = resumed_settings(copied, ["scheduler.final=0.5", "scheduler=mine", *words[2:]], "ngram")
+
+    assert (cfg.scheduler.warmup_steps, cfg.scheduler.final) == (3, 0.5)
+    with pytest.raises(ConfigError, match="scheduler=mine: no such option"):
+        resumed_settings(copied, ["scheduler=mine"], "ngram")
 
 
 @pytest.mark.parametrize(

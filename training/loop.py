@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from losses import ClassificationLoss
+from losses.base import TINY
 from training.data import Split, epoch_order
 from training.distributed import own_share, world_size
 from training.finite_check import FiniteCheck
@@ -19,8 +20,6 @@ from training.optimizers import Schedule
 from training.parallel import ParallelModel, sum_over_processes
 from training.settings import TrainerSettings
 from training.wide_output import rows_that_make_it_wide, sums_by_blocks
-
-TINY = torch.finfo(torch.float32).tiny  # where every target is ignored: 0 / TINY, not 0 / 0
 
 
 class Update(NamedTuple):
@@ -44,11 +43,11 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     several_processes = world_size() > 1
     training.model.train()
-    for lr_factor, rows, num_examples in training.batches(split):
+    for lr_factor, rows, num_examples in training.steps_left(split):
         for group, lr in zip(optimizer.param_groups, training.base_lrs, strict=True):
             group["lr"] = lr * lr_factor
         inputs, targets = split.batch(rows, training.epoch)
-        if len(inputs) >= wide_rows:  # 2^21 logits or more: training/wide_output.py
+        if len(inputs) >= wide_rows:  # so many rows have 2^21 logits: training/wide_output.py
             with autocast():
                 outputs = features = model.features(inputs)  # type: ignore[operator]
             total, normaliser = sums_by_blocks(training, features, targets, inputs)
@@ -122,8 +121,8 @@ class Training:
         left_of_epoch = max(0, per_epoch - math.ceil(self.visited / settings.batch_size))
         return self.step + left_of_epoch + per_epoch * max(0, settings.epochs - max(1, self.epoch))
 
-    def batches(self, split: Split) -> Iterator[tuple[float, Tensor | slice, int]]:
-        """Yield, for each batch that is left of the epoch, what its step needs.
+    def steps_left(self, split: Split) -> Iterator[tuple[float, Tensor | slice, int]]:
+        """Yield what each step needs that is left of the epoch.
 
         That is the factor on the learning rate, this process's rows of the batch (indices on the
         split's device, or a slice), and the number of examples of the whole batch.

@@ -1,4 +1,7 @@
-"""torch's optimizers with their ranges checked, and the learning-rate schedules."""
+"""torch's optimizers with their ranges checked, and the learning-rate schedules.
+
+Defaults are torch's; the options in `configs/optimizer/` have values of their own, such as betas.
+"""
 
 import inspect
 import math

@@ -10,6 +10,9 @@ from training.errors import check_setting
 class TrainerSettings:
     """How long to train, in which batches, and how often to look.
 
+    The defaults are those of a plain loop, for programs. A run takes every value from its settings:
+    `configs/trainer/default.yaml` has other ones.
+
     Args:
         epochs: passes over the training split.
         batch_size: examples per step, over all processes.

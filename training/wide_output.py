@@ -38,7 +38,11 @@ def sums_by_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return `loss_fn.sums` of the head's logits for features (N, F), a block of rows at a time.
 
-    Any loss will do, because its sums add up over any cut of the batch into rows.
+    Any loss will do, because its sums add up over any cut of the batch into rows. With several
+    processes the head's gradient is summed as that of all weights, although it is not called
+    through `ParallelModel`: torch's hooks belong to a weight, wherever it is used. Neither the head
+    nor `features` are compiled here, also with `trainer.compile=true`: torch.compile compiles
+    `forward` only.
     """
     head: Any = training.model.head
     bf16 = training.settings.precision == "bf16"

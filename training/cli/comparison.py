@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from training.cli.runs import Run
+from training.cli.runs import RunRecord
 from training.errors import DataError
 from training.run.figures import COLUMNS
 
@@ -25,7 +25,7 @@ class Row:
 
     label: str
     loss: str
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     excluded: str = ""  # why the row is shown but not compared, as in "other data"
 
     def values(self, name: str) -> dict[int, float]:
@@ -86,13 +86,13 @@ def p_value(a: dict[int, float], b: dict[int, float]) -> float:
     return 2 * float(stdtr(n - 1, -abs(fmean(differences)) / error)) if error else 0.0
 
 
-def compare(runs: Sequence[Run]) -> list[Comparison]:
+def compare(runs: Sequence[RunRecord]) -> list[Comparison]:
     """Return one comparison per task among the runs."""
     tasks = dict.fromkeys(run.task for run in runs)
     return [_compare_task([run for run in runs if run.task == task]) for task in tasks]
 
 
-def _compare_task(runs: Sequence[Run]) -> Comparison:
+def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     first = runs[0]
     rows, left_out = _rows(runs)
     if not rows:
@@ -119,9 +119,9 @@ def _compare_task(runs: Sequence[Run]) -> Comparison:
     return Comparison(first.task, protocol, tuple(rows), columns, baseline, (*notes, *left_out))
 
 
-def _rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+def _rows(runs: Sequence[RunRecord]) -> tuple[list[Row], list[str]]:
     """Return a row for each configuration, and a note for each run that is left out."""
-    groups: dict[tuple[str, str, str], dict[int, Run]] = {}  # the runs of each row, by seed
+    groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
         by_seed = groups.setdefault((run.data, run.code, run.group), {})
@@ -145,7 +145,7 @@ def _rows(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
     return sorted(rows, key=lambda row: (bool(row.excluded), row.mean("nll"))), notes
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(runs: Sequence[RunRecord]) -> list[str]:
     """Name each configuration by its loss, and by the settings in which it differs from most.
 
     A setting of the loss itself is named only where the same loss has several values of it.

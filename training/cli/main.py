@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def train(task: str, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
     _find_modules_of(task)
     script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
     again = [from_here(Path(sys.executable)), f"scripts/{script[0]}", *script[1:]]
+    again += words_to_repeat(words, trusted)
     return _run_once(Command(task, list(words), tuple(trusted), False, again))
 
 
@@ -129,9 +130,14 @@ def read_command(task: str, argv: Sequence[str]) -> Command:
         torchrun = from_here(Path(sys.executable).with_name("torchrun"))
         again[:1] = [torchrun, *nodes, f"--nproc-per-node={here}"]
     again += [task] if task.endswith(".yaml") else []
-    again += [part for package in options.trust for part in ("--trust", package)]
-    again += [word for word in words if word.startswith("hydra.searchpath=")]
+    again += words_to_repeat(words, options.trust)
     return Command(task, words, tuple(options.trust), options.multirun, again)
+
+
+def words_to_repeat(words: Iterable[str], trusted: Iterable[str]) -> list[str]:
+    """Return the words that a run folder does not keep: whom to trust, where own options lie."""
+    trust = [part for package in trusted for part in ("--trust", package)]
+    return trust + [word for word in words if word.startswith("hydra.searchpath=")]
 
 
 def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]) -> int:

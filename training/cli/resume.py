@@ -13,7 +13,7 @@ from training.run.folder import STATUS, read_config, read_status
 from training.run.identity import leaves
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
-# What the state of a run belongs to; everything else may change on the way.
+# Settings that the saved weights were trained under: these cannot change.
 STRUCTURAL = re.compile(r"(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
@@ -45,27 +45,29 @@ def newest_unfinished(task: str) -> Path:
 def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfig:
     """Return the run's own settings with the `words` of the command line on top; print changes.
 
-    A word is SETTING=VALUE, or GROUP=OPTION of a group that is one part of the settings. What the
-    run's state belongs to is refused.
+    A word is SETTING=VALUE, or GROUP=OPTION (not of `experiment`, `debug` and `launcher`, which
+    change many settings at once). In whatever order the words stand, options are taken first, each
+    with its own values for the whole group. What the weights were trained under is refused.
     """
     stored = read_config(folder)
     if (other := stored.get("task")) != place_of(task)[1]:
         raise ConfigError(f"resume={folder}: is a run of the task {other}; go on with its script")
-    words = [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
+    search = [word for word in words if word.startswith("hydra.searchpath=")]
+    words = [word for word in words if not word.startswith("resume=") and word not in search]
     choices, values = choices_and_values(task, words)
     cfg = copy.deepcopy(stored)
     for choice in choices:
         word, group = str(choice.input_line), choice.key_or_group
         if group not in stored:
             raise ConfigError(f"{word}: is Hydra's, or many settings at once; give settings only")
-        cfg[group] = settings_of(task, [word])[0][group]
+        cfg[group] = settings_of(task, [*search, word])[0][group]
     put_on_top(cfg, values, task)
     refuse_changes(stored, cfg)
     return cfg
 
 
 def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:
-    """Print what differs from the run's own settings, and refuse what its state belongs to."""
+    """Print what differs from the run's own settings; refuse what cannot change."""
     before, now = leaves(stored), leaves(cfg)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     for key in changed:

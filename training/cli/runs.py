@@ -14,7 +14,7 @@ Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, valu
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run read back from its folder."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Run:
     settings: dict[str, Any]
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[Run]:
+def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     """Return the runs in these folders, each a run or a folder of runs."""
     folders: dict[Path, None] = {}  # in order, each once
     for path in map(Path, paths):
@@ -54,12 +54,12 @@ def _ended_before_its_data(folder: Path) -> bool:
     return "run" not in status and status.get("status", "complete") != "complete"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder; one that was stopped has the figures it came to."""
     status = read_status(folder)
     try:
         curves = read_curves(folder / METRICS)
-        return Run(folder, status["status"], last_figures(curves), curves, **status["run"])
+        return RunRecord(folder, status["status"], last_figures(curves), curves, **status["run"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder}: cannot be read as a run ({error!r}): it is damaged, or older than this"

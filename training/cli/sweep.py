@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.cli.comparison import compare
 from training.cli.resume import refuse_changes
-from training.cli.runs import Run, find_runs, read_run
+from training.cli.runs import RunRecord, find_runs, read_run
 from training.cli.settings import parse, place_of, settings_of
 from training.cli.tables import print_comparisons, write_files
 from training.errors import CheckpointError, DataError, UserError
@@ -81,7 +81,7 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
         return float("inf")
 
 
-def _result(run: Run) -> str:
+def _result(run: RunRecord) -> str:
     shown = {"nll": "nll {:.4f}", "accuracy": "accuracy {:.2%}", "ece": "ECE {:.4f}"}
     shown |= {"seconds": "{:.1f} s"}
     return ", ".join(form.format(run.figures[n]) for n, form in shown.items() if n in run.figures)

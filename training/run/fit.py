@@ -37,11 +37,13 @@ def fit(run: TrainingRun) -> None:
                     log_window(run, bar)
                 if agreed_signal(run.signals) or training.step % settings.save_every == 0:
                     save(run)
+                    run.stop_if_asked()
             run.finished = epoch
             if settings.evaluates(epoch):
                 log_window(run, bar)
                 evaluate_epoch(run)
                 save(run)
+                run.stop_if_asked()
     load_best(run)
 
 
@@ -67,7 +69,10 @@ def log_window(run: TrainingRun, bar: Progress) -> None:
 
 
 def evaluate_epoch(run: TrainingRun) -> None:
-    """Log and print where training stands; keep the weights if they are the best."""
+    """Log and print where training stands; keep the weights if they are the best.
+
+    Without a validation split, only the last epoch is evaluated, on the training split.
+    """
     training, settings, name = run.training, run.training.settings, chosen_by(run)
     epoch, last = training.epoch, training.epoch == settings.epochs
     line = f"epoch {epoch}/{settings.epochs}  train loss {run.epoch_loss.mean():.4f}"
@@ -104,7 +109,6 @@ def chosen_by(run: TrainingRun) -> str:
 
 def evaluate_split(run: TrainingRun, name: str) -> Evaluation:
     """Evaluate the model on the split of that name, and log its metrics."""
-    run.stop_if_asked()
     training, split = run.training, getattr(run.splits, name)
     if name == "train":  # the others are cut already
         split = split.first(training.settings.max_rows)

@@ -53,11 +53,11 @@ class RunLog:
         self.event_file = EventFile(folder / EVENTS, *positions.get(EVENTS, ()))
         self.events = EventLog(self.event_file)  # torch's writer: `add_scalar` and the like
 
-    def scalars(self, split: str, metrics: dict[str, float], step: int) -> None:
-        """Log numbers of one split."""
+    def scalars(self, group: str, metrics: dict[str, float], step: int) -> None:
+        """Log numbers of one group: a split, or "time"."""
         for name, value in metrics.items():
-            self.events.add_scalar(f"{split}/{name}", value, step)
-        line = json.dumps({"step": step, "split": split, **metrics}) + "\n"
+            self.events.add_scalar(f"{group}/{name}", value, step)
+        line = json.dumps({"step": step, "split": group, **metrics}) + "\n"
         self.lines.write(line.encode())
         self.flush()
 
@@ -121,7 +121,7 @@ class RunLog:
         write_file(path, config.encode())  # last, because it makes a run of the folder
 
     def end(self, *, success: bool) -> None:
-        """Log how the run ended: once, since TensorBoard keeps the first end that it reads."""
+        """Log how the run ended."""
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
         ended = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         data = plugin_data_pb2.HParamsPluginData(session_end_info=ended)

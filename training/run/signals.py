@@ -1,4 +1,8 @@
-"""SIGTERM and Ctrl-C: before training they stop at once, while it runs at the end of a step."""
+"""SIGTERM and Ctrl-C.
+
+Before training they stop the command at once; during training, at the end of the step or of the
+evaluation under way.
+"""
 
 import signal
 import threading
@@ -7,7 +11,10 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that was obeyed; no `Exception`, so that it ends a sweep, too."""
+    """A signal that was obeyed.
+
+    It derives from KeyboardInterrupt because Hydra and `run_job` catch `Exception`, and go on.
+    """
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -21,7 +28,11 @@ def stop_now(number: int) -> None:
 
 
 def interruption(error: BaseException | None) -> Interrupted | None:
-    """Return the signal behind an error: it may have broken what a library was just doing."""
+    """Return the signal behind an error, if there is one.
+
+    A library that a signal broke into may raise an error of its own instead, so the contexts of the
+    error are searched.
+    """
     while error:
         if isinstance(error, Interrupted):
             return error

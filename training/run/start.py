@@ -103,7 +103,7 @@ def end(run: TrainingRun, error: BaseException | None = None) -> None:
     kinds = {DivergedError: "diverged", Interrupted: "interrupted"}
     status = kinds.get(type(error), "failed") if error else "complete"
     try:
-        if status != "interrupted":
+        if status != "interrupted":  # it may go on, and TensorBoard keeps the first end it reads
             run.log.end(success=error is None)
     finally:  # the status may be writable where the log is not
         code = getattr(error, "exit_code", 1) if error else 0

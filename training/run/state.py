@@ -43,7 +43,7 @@ class TrainingRun:
     identity: dict[str, Any]
     config: str
     log: RunLog | None = None  # the first process has it, once the run has a folder
-    signals: list[int] = field(default_factory=list)  # that came and are still to be obeyed
+    signals: list[int] = field(default_factory=list)  # that came; the first one will be obeyed
     epoch_loss: RunningLoss = field(default_factory=RunningLoss)
     window: RunningLoss = field(default_factory=RunningLoss)  # since a loss was last logged
     finished: int = 0  # epochs, with their evaluations
@@ -92,14 +92,13 @@ def check_weights(training: Training) -> None:
 
 
 def save(run: TrainingRun) -> None:
-    """Write a checkpoint to resume from, keep the newest two, and obey a signal if one came."""
+    """Write a checkpoint to resume from, and keep the newest two."""
     run.training.finite_check.raise_if_skipped()
     check_weights(run.training)
     state = run_state(run)
     if is_main():
         checkpoint.save_newest(state, run.folder)
         write_status(run.folder, status="running", step=run.training.step)
-    run.stop_if_asked()
 
 
 def run_state(run: TrainingRun) -> dict[str, Any]:
