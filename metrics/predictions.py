@@ -64,11 +64,16 @@ class MetricsReport:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """Return plain numbers by name; those with the temperature are named `*_temperature`."""
+        """Return plain numbers by name, those of `with_temperature` among them."""
+        return self.metrics | self.with_temperature()
+
+    def with_temperature(self) -> dict[str, float]:
+        """Return the temperature, and the metrics with it, named `*_temperature`; {} without."""
         if not (self.fit and self.after):
-            return dict(self.metrics)
+            return {}
         after = {f"{name}_temperature": value for name, value in self.after.metrics.items()}
-        return {**self.metrics, "temperature": self.fit.temperature, **after}
+        del after["count_temperature"]
+        return {"temperature": self.fit.temperature} | after
 
 
 def report(
@@ -137,6 +142,8 @@ def _checked(labels: Any, predictions: Any, kind: str) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{kind} must be (N, C) or (N, C, d1, ...), got {tuple(values.shape)}")
     if targets.shape == values.shape:
         raise ValueError("labels must be classes, got one column per class: use labels.argmax(1)")
+    if not len(values):
+        raise ValueError(f"{kind} has no rows")
     expected = values.shape[:1] + values.shape[2:]
     if targets.shape != expected:
         hint = ""
@@ -149,8 +156,15 @@ def _checked(labels: Any, predictions: Any, kind: str) -> tuple[Tensor, Tensor]:
         if not torch.equal(targets, targets.round()):
             raise ValueError("labels must be whole numbers, the classes counted from 0")
         targets = targets.long()
-    if values.isnan().any() or (values == torch.inf).any():
-        raise ValueError(f"{kind} must be finite, got NaN or infinity")
+    bad = (values.isnan() | (values == torch.inf)).flatten(1).any(1)
+    if bad.any():
+        raise ValueError(f"{kind} must be finite, row {int(bad.nonzero()[0])} (from 0) is not")
+    outside = (targets < 0) | (targets >= values.shape[1])
+    if outside.any():
+        place = outside.nonzero()[0].tolist()
+        row, label = place[0], int(targets[tuple(place)])
+        classes = f"classes from 0 to {values.shape[1] - 1}"
+        raise ValueError(f"labels must be {classes}, row {row} (from 0) has {label}")
     sums_to_1 = bool((values >= 0).all()) and _near_1(values.sum(1))
     exp_sums_to_1 = kind != "logits" and _near_1(values.exp().sum(1))
     if sums_to_1 and kind != "probs":

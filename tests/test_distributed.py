@@ -30,6 +30,7 @@ from training.parallel import ParallelModel, _batch_norm
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
 from training.run.folder import read_metrics, read_status
+from training.run.log import RunLog
 from training.run.start import start
 from training.settings import TrainerSettings
 
@@ -192,7 +193,10 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_the_step(two)
 class Linear(nn.Module):
     def __init__(self):
         super().__init__()
-        self.features, self.head = nn.Flatten(), nn.Linear(6, 5)
+        self.head = nn.Linear(6, 5)
+
+    def features(self, inputs):
+        return inputs
 
 
 def measured(num_rows, bad_row=None):
@@ -207,7 +211,8 @@ def measured(num_rows, bad_row=None):
     evaluation.FEATURE_ROWS = 16
     with torch.no_grad():
         metrics = evaluate(model, loss_fn, split, 5).metrics
-        return metrics, recalibrate(model, loss_fn, split, split, 5).scalars()
+        fit, after = recalibrate(model, loss_fn, split, split, 5)
+        return metrics, after.metrics | {"temperature": fit.temperature}
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow), 4])
@@ -257,7 +262,7 @@ def whole_run(folder, cfg, act=None, resume=False):
         fit.log_window = acting
     try:
         # drawing takes longer than all else
-        with distributed.lost_process_named(), patch.object(fit, "draw", lambda *_, **__: None):
+        with distributed.lost_process_named(), patch.object(RunLog, "figure", lambda *_: None):
             return start(cfg, folder, resumed=resume).best
     except KeyboardInterrupt as stop:
         return type(stop).__name__

@@ -26,6 +26,7 @@ from training.run import checkpoint, fit
 from training.run.checkpoint import load_checkpoint, load_newest, step_files
 from training.run.finished import load_run
 from training.run.folder import locked, read_status
+from training.run.log import RunLog
 from training.run.signals import Interrupted
 from training.run.start import start as run
 
@@ -151,9 +152,10 @@ def test_a_stop_outside_of_a_step_loses_nothing_either(never_stopped, tmp_path, 
     def killed(*_, **__):
         raise Killed
 
-    for stage in ("save", "save", "evaluate_split", "evaluate_split", "draw", "recalibrate"):
+    stages = [(fit, name) for name in ("save", "save", "evaluate_split", "evaluate_split")]
+    for place, name in [*stages, (RunLog, "figure"), (fit, "recalibrate")]:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(fit, stage, killed)
+            patch.setattr(place, name, killed)
             start(tmp_path / "run", resume=(tmp_path / "run").exists())
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(Killed):

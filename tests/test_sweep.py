@@ -13,6 +13,7 @@ from training.cli.sweep import sweep_folder
 from training.cli.tables import write_files
 from training.run import fit
 from training.run.folder import locked, read_status, write_status
+from training.run.log import RunLog
 from training.run.signals import Interrupted
 
 LIGHT = (
@@ -25,7 +26,7 @@ LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "los
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Draw nothing, which takes longer than these jobs."""
-    monkeypatch.setattr(fit, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(RunLog, "figure", lambda *_: None)
     monkeypatch.setattr(sweep, "write_files", lambda comparisons, folder: [folder])
 
 
@@ -75,7 +76,7 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
     def broken(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(fit, "draw", broken)
+    monkeypatch.setattr(RunLog, "figure", broken)
     code, out, err = command_line(*words[:-1], "hydra.sweep.dir=other", "seed=1,2")
     assert code == 1 and err.count("Traceback") == 2 and out.count("failed: a bug") == 2
 

@@ -31,8 +31,11 @@ class Classifier(nn.Module):
 
     def __init__(self, dim=5, classes=3):
         super().__init__()
-        self.features = nn.Linear(dim, 8)
+        self.body = nn.Linear(dim, 8)
         self.head = nn.Linear(8, classes)
+
+    def features(self, inputs):
+        return self.body(inputs)
 
     def forward(self, inputs):
         return self.head(self.features(inputs))

@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from inspect import ismethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from metrics import (
-    Bins,
     Calibration,
     Metrics,
+    MetricsReport,
     TemperatureFit,
     apply_temperature,
     expected_error,
@@ -28,18 +27,10 @@ PARTS = 2  # of one product with the head: with fewer rows it would be slower
 MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed again in each pass
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A split's metrics by name, and the sums per bin of confidence for its diagram."""
-
-    metrics: dict[str, float]
-    bins: Bins
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module, loss_fn: ClassificationLoss, split: Split, num_classes: int
-) -> Evaluation:
+) -> MetricsReport:
     """Evaluate a model on a split, using the probabilities that its loss implies.
 
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
@@ -74,7 +65,7 @@ def evaluate(
         links = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
         figures[f"ece_{links[0]}"] = figures["ece"]
         figures[f"ece_{links[1]}"] = expected_error(other.bins())
-    return Evaluation(figures, metrics.bins())
+    return MetricsReport(figures, metrics.bins())
 
 
 def has_features_and_head(model: nn.Module) -> bool:
@@ -82,7 +73,8 @@ def has_features_and_head(model: nn.Module) -> bool:
 
     Some of torchvision's models have parts of these names, between which more happens.
     """
-    return ismethod(getattr(model, "features", None)) and hasattr(model, "head")
+    features = getattr(model, "features", nn.Identity())
+    return not isinstance(features, nn.Module) and hasattr(model, "head")
 
 
 def logits_of(
@@ -135,23 +127,9 @@ def measure(
     return metrics.compute()
 
 
-@dataclass(frozen=True)
-class Recalibration:
-    """A temperature, and the test split measured with it."""
-
-    fit: TemperatureFit
-    test: Evaluation
-
-    def scalars(self) -> dict[str, float]:
-        """Return T and the test metrics, named `*_temperature`, to stand beside those without."""
-        metrics = {f"{name}_temperature": value for name, value in self.test.metrics.items()}
-        del metrics["count_temperature"]
-        return {"temperature": self.fit.temperature} | metrics
-
-
 def recalibrate(
     model: nn.Module, loss_fn: ClassificationLoss, calibration: Split, test: Split, num_classes: int
-) -> Recalibration:
+) -> tuple[TemperatureFit, MetricsReport]:
     """Fit T on `calibration` and measure `test` with it; T = 1 where the fit ends at a bound."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
@@ -171,4 +149,4 @@ def recalibrate(
         for logits, _, targets in logits_of(model, test, num_classes, shared=True):
             metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.temperature), targets)
     metrics.all_reduce()
-    return Recalibration(fit, Evaluation(metrics.compute(), metrics.bins()))
+    return fit, MetricsReport(metrics.compute(), metrics.bins())

@@ -2,15 +2,16 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from rich.progress import Progress
 
-from metrics import draw_reliability, reliability_data
+from metrics import MetricsReport
 from training.distributed import agreed_signal, from_main
 from training.errors import UserError
-from training.evaluation import Evaluation, evaluate, recalibrate
+from training.evaluation import evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
 from training.run.folder import from_here
@@ -87,7 +88,7 @@ def evaluate_epoch(run: TrainingRun) -> None:
     line += "  (best)" if is_best else ""
     run.console.print(f"{line}  ECE {metrics['ece']:.4f}")
     if run.log and settings.draws(epoch):
-        draw(run, run.log, name, before=evaluation)
+        run.log.figure(f"{name}/reliability", evaluation.figure(), training.step)
         if not last:  # `finish` reports on the best weights
             report(run, run.log, final=False)
     if is_best:  # last, so that best.pt and the checkpoint that names its step are written together
@@ -107,7 +108,7 @@ def chosen_by(run: TrainingRun) -> str:
     return "val" if len(run.splits.val) else "train"
 
 
-def evaluate_split(run: TrainingRun, name: str) -> Evaluation:
+def evaluate_split(run: TrainingRun, name: str) -> MetricsReport:
     """Evaluate the model on the split of that name, and log its metrics."""
     training, split = run.training, getattr(run.splits, name)
     if name == "train":  # the others are cut already
@@ -116,15 +117,6 @@ def evaluate_split(run: TrainingRun, name: str) -> Evaluation:
     if run.log:
         run.log.scalars(name, result.metrics, training.step)
     return result
-
-
-def draw(run: TrainingRun, log: RunLog, name: str, **evaluations: Evaluation) -> None:
-    """Log the reliability diagrams of evaluations side by side, each with its label."""
-    panels = [
-        reliability_data(e.bins, e.metrics, label=label if len(evaluations) > 1 else "")
-        for label, e in evaluations.items()
-    ]
-    log.figure(f"{name}/reliability", draw_reliability(*panels), run.training.step)
 
 
 def report(run: TrainingRun, log: RunLog, *, final: bool) -> list[Report]:
@@ -146,20 +138,20 @@ def finish(run: TrainingRun) -> None:
     """Test the best weights; print the figures, what the task adds, and where to look next."""
     training, splits, console = run.training, run.splits, run.console
     name = "test" if len(splits.test) else chosen_by(run)
-    evaluations = {"before": evaluate_split(run, name)}
-    rows = {name: evaluations["before"].metrics}
+    measured = evaluate_split(run, name)
+    rows = {name: measured.metrics}
     if len(splits.calibration) and len(splits.test):
         held_out = splits.calibration, splits.test
-        after = recalibrate(training.model, training.loss_fn, *held_out, splits.num_classes)
+        fit, after = recalibrate(run.model, run.loss_fn, *held_out, splits.num_classes)
+        measured = replace(measured, fit=fit, after=after)
         if run.log:
-            run.log.scalars("test", after.scalars(), training.step)
-        bound = f" (the {after.fit.at_bound} bound was reached)" if after.fit.at_bound else ""
-        evaluations[f"after, T = {after.fit.temperature:.2f}"] = after.test
-        rows[f"{name}, T = {after.fit.temperature:.3f}{bound}"] = after.test.metrics
+            run.log.scalars("test", measured.with_temperature(), training.step)
+        bound = f" (the {fit.at_bound} bound was reached)" if fit.at_bound else ""
+        rows[f"{name}, T = {fit.temperature:.3f}{bound}"] = after.metrics
     run.stop_if_asked()
     if not run.log:
         return
-    draw(run, run.log, name, **evaluations)
+    run.log.figure(f"{name}/reliability", measured.figure(), training.step)
     reports = report(run, run.log, final=True)
     for each in reports:
         rows |= each.rows
