@@ -20,7 +20,7 @@ from conftest import ROOT, SMALL, compose, run_epoch
 from torch import nn
 
 from losses import CrossEntropyLoss
-from training import distributed, evaluation
+from training import distributed, evaluation, wide_output
 from training.data import Split
 from training.errors import DivergedError
 from training.evaluation import evaluate, recalibrate
@@ -128,6 +128,7 @@ def computed():
     return {
         "trained": trained(),
         "stopped": trained(31),  # the last row of the second batch, which the second process has
+        "by blocks": by_blocks(),
         "normalised": [normalised(*case) for case in NORMALISED],
         "measured": measured(41),
         "not finite": attempt(measured, 41, 20),  # of the second batch
@@ -149,6 +150,38 @@ def test_processes_take_the_steps_of_one(two):
 @pytest.mark.slow
 def test_three_processes_take_the_steps_of_one():
     assert_steps_of_one(on(3, trained))
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def features(self, inputs):
+        return self.layer(inputs).tanh()
+
+    def forward(self, inputs):
+        return self.head(self.features(inputs))
+
+
+def by_blocks(wide=1):
+    """Train an epoch of 3 steps, the last on one example, with a wide output layer or without."""
+    torch.manual_seed(4)
+    model = Classifier().double()
+    split = Split(torch.randn(33, 6).double(), torch.randint(0, 5, (33,)))
+    settings = TrainerSettings(epochs=1, batch_size=16, shuffle=False)
+    optimizer = sgd(model.parameters(), lr=0.1)
+    training = Training(model, CrossEntropyLoss(), optimizer, lambda *_: 1.0, settings, 1)
+    with patch.object(wide_output, "WIDE", wide):
+        run_epoch(training, split, 1)
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def test_a_wide_output_layer_takes_the_steps_of_one_process_too(two):
+    expected = by_blocks(wide=10**9)
+    for process in two:
+        for name, tensor in expected.items():
+            np.testing.assert_allclose(process["by blocks"][name], tensor, rtol=1e-10, atol=1e-12)
 
 
 NORMALISED = [(0.1, 5), (None, 5), (0.1, 1), (None, 1)]  # momentum, number of rows
