@@ -445,7 +445,7 @@ def caught(mutant: Mutant) -> bool:
         file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
         tests = [f"tests/test_{name}.py" for name in FILES]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-qx", "-n0", "-k", mutant.tests, *tests],
+            [sys.executable, "-m", "pytest", "-qx", "-n0", "--tb=line", "-k", mutant.tests, *tests],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True,
@@ -453,9 +453,9 @@ def caught(mutant: Mutant) -> bool:
             check=False,
         )
     verdict = {0: "passes", 1: "caught"}.get(done.returncode, f"no answer ({done.returncode})")
-    lines = done.stdout.strip().splitlines() or [done.stderr]
-    shown = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines
-    print(f"{verdict:8} {mutant.name}: {shown[-1].strip('!= ')}", flush=True)
+    reason = done.stdout.partition("FAILURES ===")[2] or done.stdout
+    shown = " ".join(reason.replace(str(copy), "").split()).strip("= ")[:300]
+    print(f"{verdict:8} {mutant.name}: {shown}", flush=True)
     return done.returncode == 1
 
 
