@@ -24,7 +24,7 @@ from training.finite_check import FiniteCheck
 from training.run import checkpoint, fit
 from training.run.checkpoint import load_checkpoint, load_newest, step_files
 from training.run.finished import load_run
-from training.run.folder import locked, read_status
+from training.run.folder import locked, read_metrics, read_status
 from training.run.signals import Interrupted
 from training.run.start import start as run
 
@@ -346,6 +346,18 @@ def test_settings_given_on_resume_take_effect(copied, capsys):
     assert texts == [0, 12]
     groups = load_checkpoint(step_files(folder)[0])["optimizer"]["param_groups"]
     assert {group["weight_decay"] for group in groups} == {0.5}
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(copied):
+    path = step_files(copied)[0]
+    state = load_checkpoint(path)
+    seconds = {name: value + 1000 for name, value in state["seconds"].items()}
+    checkpoint.save_checkpoint(state | {"seconds": seconds}, path)
+
+    start(copied, "trainer.epochs=2", resume=True)
+
+    last = read_metrics(copied)[-1]
+    assert all(seconds[name] < last[name] < seconds[name] + 100 for name in seconds)
 
 
 @pytest.mark.parametrize(

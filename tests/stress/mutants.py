@@ -98,7 +98,7 @@ MUTANTS = [
         "the best is forgotten",
         STATE,
         'run.best, run.best_step = state["finished"], state["best"], state["best_step"]',
-        'run.finished = state["finished"]',
+        '_, _ = state["finished"], state["best"], state["best_step"]',
         SAME,
     ),
     Mutant(
@@ -130,6 +130,20 @@ MUTANTS = [
         SAME,
     ),
     Mutant("the order ignores the epoch", "training/data.py", '"order", epoch', '"order"', "order"),
+    Mutant(
+        "each process goes on with the first's random numbers",
+        STATE,
+        'random = state["random"][rank()]',
+        'random = state["random"][0]',
+        "any_number_goes_on",
+    ),
+    Mutant(
+        "the seconds start anew",
+        STATE,
+        'run.started = {name: now - state["seconds"][name] for name, now in clock().items()}',
+        "pass",
+        "seconds_of_a_run",
+    ),
     # checkpoints
     Mutant(
         "checksums are not compared",
@@ -347,6 +361,20 @@ MUTANTS = [
         "(is_plain and inside(found.__module__))",
         "is_plain",
         "name_code",
+    ),
+    Mutant(
+        "all of training may be named",
+        TARGETS,
+        '"training.data",',
+        '"training",',
+        "name_what_builds",
+    ),
+    Mutant(
+        "what is not allowed is imported",
+        TARGETS,
+        "if guarded and not inside(target):",
+        "if False:",
+        "not_even_imported",
     ),
     # steps
     Mutant(
