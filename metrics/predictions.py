@@ -54,7 +54,10 @@ class MetricsReport:
         return "\n".join(lines)
 
     def figure(self) -> "Figure":
-        """Return the reliability diagram, or both, before and after the temperature."""
+        """Return the reliability diagram, or both, before and after the temperature.
+
+        A notebook shows it where `%matplotlib inline` has been run.
+        """
         if not (self.fit and self.after):
             return draw_reliability(reliability_data(self.bins, self.metrics))
         label = f"after, T = {self.fit.temperature:.2f}"

@@ -17,7 +17,7 @@ from training.errors import CheckpointError, UserError
 from training.run.checkpoint import load_checkpoint
 from training.run.finished import load_run
 from training.run.start import start as run
-from training.run.targets import instantiate
+from training.run.targets import find_target, instantiate
 
 TINY = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "report.kneser_ney.max_order=0"]
 
@@ -89,6 +89,7 @@ def test_an_archive_with_odd_names_is_refused_and_unpacks_nothing(member, tmp_pa
         {"_target_": "subprocess.run", "args": "touch mark", "shell": True},
         {"_target_": "training.run.folder.write_file", "path": "mark", "content": "x"},
         {"_target_": "training.run.folder.claim", "folder": "mark"},
+        {"_target_": "vision.images.TemporaryDirectory"},
         {"_target_": "losses.CrossEntropyLoss", "weight": {"_target_": "os.mkdir", "path": "mark"}},
         {"_target_": "losses.CrossEntropyLoss", "weight": [{"_target_": "os.mkdir", "path": "m"}]},
         {"_target_": "losses.CrossEntropyLoss", "weight": "${oc.create:{_target_: os.getcwd}}"},
@@ -100,6 +101,43 @@ def test_settings_that_name_code_are_refused_and_nothing_runs(settings, tmp_path
     with pytest.raises(UserError):
         instantiate(OmegaConf.create({"node": settings}).node)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "training.run.targets.instantiate",
+        "training.run.finished.instantiate",
+        "training.run.targets.find_target",
+        "training.run.start.start",
+        "training.cli.main.train",
+        "training.cli.settings.compose",
+    ],
+)
+def test_a_run_folder_cannot_name_what_builds_or_composes(name):
+    with pytest.raises(UserError, match=f"{name}: not allowed"):
+        find_target("model._target_", name)
+
+
+def test_settings_cannot_have_a_file_beside_them_built(tmp_path):
+    mark, file = tmp_path / "mark", tmp_path / "other.yaml"
+    file.write_text(f"_target_: os.mkdir\npath: {mark}\n")
+    composed = {"_target_": "training.cli.settings.compose", "task": str(file)}
+    node = {"_target_": "training.run.targets.instantiate", "node": composed, "guarded": False}
+
+    with pytest.raises(UserError, match="not allowed"):
+        instantiate(OmegaConf.create({"model": node}).model)
+    assert not mark.exists()
+
+
+def test_a_module_that_is_not_allowed_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "module_of_a_stranger.py").write_text("import os; os.mkdir('mark'); make = dict")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UserError, match="not allowed"):
+        find_target("model._target_", "module_of_a_stranger.make")
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_run_folder_cannot_trust_on_its_own_account(tmp_path, monkeypatch):

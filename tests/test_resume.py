@@ -25,7 +25,7 @@ from training.finite_check import FiniteCheck
 from training.run import checkpoint, fit
 from training.run.checkpoint import load_checkpoint, load_newest, step_files
 from training.run.finished import load_run
-from training.run.folder import locked, read_status
+from training.run.folder import locked, read_metrics, read_status
 from training.run.log import RunLog
 from training.run.signals import Interrupted
 from training.run.start import start as run
@@ -386,6 +386,18 @@ def test_an_option_of_ones_own_is_found_on_resume_by_the_words_that_the_run_prin
     assert (cfg.scheduler.warmup_steps, cfg.scheduler.final) == (3, 0.5)
     with pytest.raises(ConfigError, match="scheduler=mine: no such option"):
         resumed_settings(copied, ["scheduler=mine"], "ngram")
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(copied):
+    path = step_files(copied)[0]
+    state = load_checkpoint(path)
+    seconds = {name: value + 1000 for name, value in state["seconds"].items()}
+    checkpoint.save_checkpoint(state | {"seconds": seconds}, path)
+
+    start(copied, "trainer.epochs=2", resume=True)
+
+    last = read_metrics(copied)[-1]
+    assert all(seconds[name] < last[name] < seconds[name] + 100 for name in seconds)
 
 
 @pytest.mark.parametrize(

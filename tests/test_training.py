@@ -410,7 +410,7 @@ def test_thirty_two_examples_reach_zero_error_under_each_loss(loss):
     cfg = with_facts(compose(f"loss={loss}"), 3, split.targets.bincount(minlength=3))
     torch.manual_seed(0)
     model = Classifier()
-    model.features = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 8))
+    model.body = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 8))
     settings = {"epochs": 100, "batch_size": 32}
     optimizer = adamw(model.parameters(), lr=0.1)
     training = training_of(model, optimizer, instantiate(cfg.loss), **settings)

@@ -6,6 +6,10 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """Be one line in a notebook, too, which calls this if it is there."""
+        return [f"error: {self}"]
+
 
 class ConfigError(UserError):
     """A setting with a wrong name or value."""

@@ -1,6 +1,6 @@
 """Whether the tests would notice: faults put in on purpose, one at a time, each to be caught.
 
-    python tests/stress/mutants.py [--only WORD]
+    python tests/stress/mutants.py [--only WORD] [--processes 2]
 
 Each mutant is one textual edit of a copy of the repository, with the tests that must fail then. A
 mutant that they let live is printed, and the exit code is 1.
@@ -77,7 +77,7 @@ MUTANTS = [
         "the stored learning rate wins",
         STATE,
         'group["lr"] = stored["lr"]',
-        'group["lr"] = stored["lr"]; training.base_lrs = [group["lr"]]',
+        'training.base_lrs = [stored["lr"]] * len(groups)',
         "given_on_resume",
     ),
     Mutant(
@@ -130,6 +130,20 @@ MUTANTS = [
         SAME,
     ),
     Mutant("the order ignores the epoch", "training/data.py", '"order", epoch', '"order"', "order"),
+    Mutant(
+        "each process goes on with the first's random numbers",
+        STATE,
+        'random = state["random"][rank()]',
+        'random = state["random"][0]',
+        "any_number_goes_on",
+    ),
+    Mutant(
+        "the seconds start anew",
+        STATE,
+        'run.started = {name: now - state["seconds"][name] for name, now in clock().items()}',
+        "pass",
+        "seconds_of_a_run",
+    ),
     # checkpoints
     Mutant(
         "checksums are not compared",
@@ -294,22 +308,22 @@ MUTANTS = [
     Mutant(
         "resume ignores the settings given",
         RESUME,
-        "values.append((key, override.value()))",
+        "put_on_top(cfg, values, task)",
         "pass",
         "given_on_resume",
     ),
     Mutant(
         "resume ignores the options given",
         RESUME,
-        "base[key] = compose(task, [word])[key]",
+        "cfg[group] = settings_of(task, [word])[0][group]",
         "pass",
         "given_on_resume",
     ),
     Mutant(
         "resume takes settings of Hydra's own",
         RESUME,
-        'if word.startswith(("-", "hydra")) or',
-        "if",
+        "if group not in stored:",
+        "if False:",
         "takes_settings_only",
     ),
     # whose code is run
@@ -324,29 +338,22 @@ MUTANTS = [
         "a run that goes on is trusted",
         "training/cli/main.py",
         "guarded=True, resumed=True",
-        "resumed=True",
+        "guarded=False, resumed=True",
         "goes_on_names_code",
     ),
     Mutant(
         "a setting `trusted` is honoured",
         TARGETS,
-        'str(value["_target_"]), trusted, guarded)',
-        'str(value["_target_"]), value.get("trusted", trusted), guarded)',
+        'str(value.pop("_target_")), trusted, guarded)',
+        'str(value.pop("_target_")), value.get("trusted", trusted), guarded)',
         "trust_on_its_own",
     ),
     Mutant(
         "a teacher's setting `trusted` is honoured",
         TARGETS,
-        'value["trusted"] = list(trusted)',
-        'value.setdefault("trusted", list(trusted))',
+        "arguments[name] = list(trusted)",
+        "arguments.setdefault(name, list(trusted))",
         "teacher_cannot_be_trusted",
-    ),
-    Mutant(
-        "targets in lists are not seen",
-        TARGETS,
-        "    if isinstance(value, list):",
-        "    if False:",
-        "name_code",
     ),
     Mutant(
         "a target's module is not looked at",
@@ -355,18 +362,33 @@ MUTANTS = [
         "is_plain",
         "name_code",
     ),
+    Mutant(
+        "all of training may be named",
+        TARGETS,
+        '"training.data",',
+        '"training",',
+        "name_what_builds",
+    ),
+    Mutant(
+        "what is not allowed is imported",
+        TARGETS,
+        "if guarded and not inside(target):",
+        "if False:",
+        "not_even_imported",
+    ),
     # steps
     Mutant(
         "gradients are not checked",
         FINITE,
-        " and math.isfinite(norm.item())",
-        "",
+        "for number in (loss, *norms)",
+        "for number in (loss,)",
         "not_finite_stops",
     ),
     Mutant(
         "the check comes after clipping",
         LOOP,
         "        training.finite_check(loss, norms, inputs, outputs)",
+        "        norm = torch.linalg.vector_norm(torch.stack(norms))\n"
         "        clip_grads_with_norm_(parameters, settings.clip_norm or 1e9, norm)\n"
         "        training.finite_check(loss, norms, inputs, outputs)",
         "named_before_clipping",
@@ -424,11 +446,12 @@ def main() -> None:
     """Mutate, test, count."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="mutants with this in their name")
-    word = parser.parse_args().only
-    chosen = [mutant for mutant in MUTANTS if word in mutant.name]
+    parser.add_argument("--processes", type=int, default=2, help="mutants tested side by side")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.name]
     if caught(Mutant("no change", STATE, "", "", " or ".join(m.tests for m in chosen))):
         raise SystemExit("the tests fail without a mutant; repair them first")
-    with ThreadPoolExecutor(2) as pool:  # each waits for a process of its own
+    with ThreadPoolExecutor(options.processes) as pool:  # each waits for a process of its own
         verdicts = list(pool.map(caught, chosen))
     alive = [mutant.name for mutant, dead in zip(chosen, verdicts, strict=True) if not dead]
     print(f"{len(chosen)} mutants, {len(alive)} alive{': ' if alive else ''}{'; '.join(alive)}")
@@ -450,7 +473,7 @@ def caught(mutant: Mutant) -> bool:
         file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
         tests = [f"tests/test_{name}.py" for name in FILES]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-qx", "-n0", "-k", mutant.tests, *tests],
+            [sys.executable, "-m", "pytest", "-qx", "-n0", "--tb=line", "-k", mutant.tests, *tests],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True,
@@ -458,10 +481,9 @@ def caught(mutant: Mutant) -> bool:
             check=False,
         )
     verdict = {0: "passes", 1: "caught"}.get(done.returncode, f"no answer ({done.returncode})")
-    print(
-        f"{verdict:8} {mutant.name}: {done.stdout.strip().splitlines()[-1].strip('!= ')}",
-        flush=True,
-    )
+    reason = done.stdout.partition("FAILURES ===")[2] or done.stdout
+    shown = " ".join(reason.replace(str(copy), "").split()).strip("= ")[:300]
+    print(f"{verdict:8} {mutant.name}: {shown}", flush=True)
     return done.returncode == 1
 
 

@@ -51,6 +51,10 @@ class TrainingRun:
     best_step: int = 0
     started: dict[str, float] = field(default_factory=clock)  # as if the run had never stopped
 
+    def __repr__(self) -> str:
+        """Return one line: a notebook shows what a cell ends with."""
+        return f"TrainingRun({str(self.folder)!r}, step {self.training.step})"
+
     def seconds(self) -> dict[str, float]:
         """Return the seconds that the run took so far, by the clock and of CPU."""
         return {name: now - self.started[name] for name, now in clock().items()}

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-ALLOWED_TARGETS = ("losses", "training", "ngram", "vision", "torch.nn", "torch.optim")
+# Not all of training: what composes settings, starts runs or builds targets would build, without a
+# guard, whatever a file beside a run folder names.
+ALLOWED_TARGETS = (
+    "losses",
+    "ngram",
+    "vision",
+    "training.data",
+    "training.optimizers",
+    "training.settings",
+    "training.run.finished",  # a teacher, whose folder is guarded as well
+    "torch.nn",
+    "torch.optim",
+)
 
 
 def with_facts(
