@@ -14,6 +14,11 @@ class Sums:
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             mine += theirs.to(mine.device)
 
+    def reset(self) -> None:
+        """Forget what has been collected."""
+        for tensor in self.tensors:
+            tensor.zero_()
+
     def all_reduce(self) -> None:
         """Merge the accumulators of all processes, in each of them; does nothing in one process."""
         if dist.is_initialized():

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from training.cli.help import help_text
 from training.cli.resume import run_to_resume
 from training.cli.script import Parser
-from training.cli.settings import mistakes_named, place_of, settings_of
+from training.cli.settings import CONFIGS, mistakes_named, place_of, settings_of
 from training.cli.sweep import run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
@@ -73,7 +73,8 @@ def train(task: str, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
     """
     _find_modules_of(task)
     script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
-    again = [from_here(Path(sys.executable)), f"scripts/{script[0]}", *script[1:]]
+    path = from_here(CONFIGS.parent / "scripts" / script[0])
+    again = [from_here(Path(sys.executable)), path, *script[1:]]
     again += words_to_repeat(words, trusted)
     return _run_once(Command(task, list(words), tuple(trusted), False, again))
 
