@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from training.cli.main import read_command
 from training.cli.settings import settings_of
-from training.run import fit
+from training.run.log import RunLog
 
 CONFIGS = ROOT / "configs"
 OPTIONS = [
@@ -209,7 +209,7 @@ def test_divergence_exits_3_and_keeps_no_bad_weights(command_line):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Draw nothing, which takes longer than all else that a small run does."""
-    monkeypatch.setattr(fit, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(RunLog, "figure", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -15,10 +15,12 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
+from metrics import MetricsReport
 from training.errors import DivergedError
 from training.run import fit
 from training.run.checkpoint import load_checkpoint
 from training.run.folder import read_metrics
+from training.run.log import RunLog
 from training.run.signals import Interrupted
 from training.run.start import start
 
@@ -33,7 +35,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outputs") / "run"
     words = ("data.max_lines=120", "trainer.epochs=7", "trainer.figures=5", "trainer.log_every=10")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "draw_reliability", lambda *_: Figure((1, 1)))  # a real one takes long
+        patch.setattr(MetricsReport, "figure", lambda _: Figure((1, 1)))  # a real one takes long
         start(compose(*SMALL, *words), folder)
     return folder
 
@@ -79,7 +81,7 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
 
 
 def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(RunLog, "figure", lambda *_: None)
     small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]
     for loss, seed in (("cross_entropy", 1), ("cross_entropy", 2), ("focal", 1)):
         cfg = compose(*small, f"loss={loss}", f"seed={seed}")

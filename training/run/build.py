@@ -143,7 +143,8 @@ def try_first_examples(training: Training, splits: Splits) -> None:
             metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=logits.device)
             metrics.update(loss_fn.log_probs(logits.detach()), targets)
     except (ValueError, TypeError) as error:
-        message = str(error).replace("log_probs must", f"{name}.log_probs must", 1)
+        link = "log_probs must be log-probabilities"
+        message = str(error).replace(link, f"{name}.{link}")
         raise ConfigError(f"loss: {message}") from error
     except Exception as error:
         raise ConfigError(f"loss: {name}: {first_line(error)}{where(error)}") from error
