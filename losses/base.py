@@ -87,7 +87,8 @@ class ClassificationLoss(nn.Module):
         Targets that are ignored arrive as class 0, and their losses are set to 0 afterwards. Losses
         are multiplied by the weights afterwards, too, unless the class sets `includes_weight`.
         """
-        raise NotImplementedError
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} must define elementwise(logits, targets)")
 
     def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each element, weights included, where targets are probabilities.
@@ -182,16 +183,17 @@ class ClassificationLoss(nn.Module):
         return losses.masked_fill(ignored, 0), shares
 
     def _losses(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> Tensor:
-        if targets.is_floating_point():
-            return self.soft_elementwise(logits, targets)
-        if self._has_quick_form and not is_transformed(logits):
+        is_soft = targets.is_floating_point()
+        if self._has_quick_form and not is_soft and not is_transformed(logits):
             return QuickForm.apply(self, logits, targets)
-        losses = self.elementwise(logits, targets)
-        if getattr(losses, "shape", None) != targets.shape:
-            got = tuple(losses.shape) if isinstance(losses, Tensor) else losses
+        formula = self.soft_elementwise if is_soft else self.elementwise
+        losses = formula(logits, targets)
+        expected = targets.shape[:1] + targets.shape[2:] if is_soft else targets.shape
+        if not isinstance(losses, Tensor) or losses.shape != expected:
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise TypeError(
-                f"{type(self).__name__}.elementwise must return one loss per target, a tensor of"
-                f" shape {tuple(targets.shape)}, got {got}"
+                f"{type(self).__name__}.{formula.__name__} must return one loss per target, a"
+                f" tensor of shape {tuple(expected)}, got {got}"
             )
         return losses
 

@@ -8,8 +8,10 @@ N rows, C classes.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +43,8 @@ class MetricsReport:
     def __str__(self) -> str:
         rows = {"": self}
         if self.fit and self.after:
-            rows = {"before": self, f"T = {self.fit.temperature:.3f}": self.after}
+            bound = f" ({self.fit.at_bound} bound: do not use it)" if self.fit.at_bound else ""
+            rows = {"before": self, f"T = {self.fit.temperature:.3f}{bound}": self.after}
         width = max(map(len, rows))
         headings = (
             f"{'nll':>8}{'accuracy':>10}{'Brier':>8}{'ECE':>8}  {'95 % interval':<16} {'floor':>6}"
@@ -87,6 +90,7 @@ def report(
     log_probs: Any = None,
     fit_on: tuple[Any, Any] | None = None,
     num_bins: int = 15,
+    ignore_index: int = -100,
 ) -> MetricsReport:
     """Return nll, accuracy, Brier score and calibration of predictions for `labels`.
 
@@ -101,6 +105,7 @@ def report(
         fit_on: (labels, predictions of the same kind) of other examples, to which a temperature is
             fitted; the examples are then measured with it as well.
         num_bins: number of bins of confidence.
+        ignore_index: labels with this value count nowhere.
 
     Raises:
         ValueError: a shape or a value is wrong, or the predictions are of another kind than said.
@@ -113,30 +118,40 @@ def report(
             f"give one of logits=, probs= and log_probs=, got {' and '.join(kinds) or 'none'}"
         )
     kind = kinds[0]
-    scores, targets = _checked(labels, given[kind], kind)
-    before = _measured(scores, targets, num_bins)
+    scores, targets = _checked(labels, given[kind], kind, ignore_index)
+    metrics = partial(_measured, targets=targets, num_bins=num_bins, ignore_index=ignore_index)
+    before = metrics(scores)
     if fit_on is None:
         return before
-    other_scores, other_targets = _checked(*fit_on, kind)
+    if not isinstance(fit_on, tuple | list) or len(fit_on) != 2:
+        raise TypeError(f"fit_on must be a pair (labels, {kind}), got {type(fit_on).__name__}")
+    other_scores, other_targets = _checked(*fit_on, kind, ignore_index)
     if other_scores.shape[1] != scores.shape[1]:
         classes = f"{other_scores.shape[1]} classes, got {scores.shape[1]} to measure"
         raise ValueError(f"fit_on has {classes}")
-    fit = fit_temperature(other_scores, other_targets)
-    after = _measured(apply_temperature(scores, fit.temperature), targets, num_bins)
+    fit = fit_temperature(other_scores, other_targets, ignore_index=ignore_index)
+    after = metrics(apply_temperature(scores, fit.temperature))
     return MetricsReport(before.metrics, before.bins, fit, after)
 
 
-def _measured(log_probs: Tensor, targets: Tensor, num_bins: int) -> MetricsReport:
-    metrics = Metrics(log_probs.shape[1], num_bins=num_bins)
+def _measured(
+    log_probs: Tensor, targets: Tensor, num_bins: int, ignore_index: int
+) -> MetricsReport:
+    metrics = Metrics(log_probs.shape[1], num_bins=num_bins, ignore_index=ignore_index)
     rows = cached_rows(log_probs.shape[1], "cpu")
     for some, of_some in zip(log_probs.split(rows), targets.split(rows), strict=True):
         metrics.update(some, of_some)
     return MetricsReport(metrics.compute(), metrics.bins())
 
 
-def _checked(labels: Any, predictions: Any, kind: str) -> tuple[Tensor, Tensor]:
+def _checked(labels: Any, predictions: Any, kind: str, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return log-probabilities (N, C, ...) and labels (N, ...) on the CPU; refuse another kind."""
-    values, targets = (torch.as_tensor(part).detach().cpu() for part in (predictions, labels))
+    values, targets = (
+        # without the negative strides of a reversed array, which torch refuses
+        torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+        for part in (predictions, labels)
+    )
+    values, targets = values.detach().cpu(), targets.detach().cpu()
     if not values.is_floating_point():
         values = values.double()
     if values.dtype.itemsize < 4:
@@ -155,14 +170,13 @@ def _checked(labels: Any, predictions: Any, kind: str) -> tuple[Tensor, Tensor]:
         elif targets.ndim > values.ndim:
             hint = f": labels come first, report(labels, {kind}={kind})"
         raise ValueError(f"labels must be {tuple(expected)}, got {tuple(targets.shape)}{hint}")
-    if targets.is_floating_point():
-        if not torch.equal(targets, targets.round()):
-            raise ValueError("labels must be whole numbers, the classes counted from 0")
-        targets = targets.long()
+    if targets.is_floating_point() and not torch.equal(targets, targets.round()):
+        raise ValueError("labels must be whole numbers, the classes counted from 0")
+    targets = targets.long()
     bad = (values.isnan() | (values == torch.inf)).flatten(1).any(1)
     if bad.any():
         raise ValueError(f"{kind} must be finite, row {int(bad.nonzero()[0])} (from 0) is not")
-    outside = (targets < 0) | (targets >= values.shape[1])
+    outside = ((targets < 0) | (targets >= values.shape[1])) & (targets != ignore_index)
     if outside.any():
         place = outside.nonzero()[0].tolist()
         row, label = place[0], int(targets[tuple(place)])

@@ -89,7 +89,8 @@ class Metrics(Sums):
             TypeError: `log_probs` are not floating, or `targets` are.
         """
         device = self.sums.device
-        log_probs, targets = log_probs.to(device), targets.to(device)
+        log_probs = torch.as_tensor(log_probs, device=device)
+        targets = torch.as_tensor(targets, device=device)
         rows, classes = as_rows(log_probs, targets, self.num_classes, self.ignore_index)
         size = cached_rows(self.num_classes, device)
         for start in range(0, len(rows), size):

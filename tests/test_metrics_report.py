@@ -119,3 +119,45 @@ def test_wrong_input_is_answered_with_the_call_that_is_right(labels, given, mess
 def test_exactly_one_kind_is_given(given):
     with pytest.raises(TypeError, match="give one of logits=, probs= and log_probs="):
         metrics.report([0, 1], **given)
+
+
+def test_ignored_labels_count_nowhere(data):
+    labels, logits = data
+    some = labels.copy()
+    some[::3] = -100
+
+    got = metrics.report(some, logits=logits).to_dict()
+
+    kept = np.arange(len(labels)) % 3 > 0
+    want = metrics.report(labels[kept], logits=logits[kept]).to_dict()
+    assert_allclose([got[k] for k in want], list(want.values()), rtol=1e-12)
+
+
+def test_reversed_arrays_and_unsigned_labels_are_taken(data):
+    labels, logits = data
+
+    got = metrics.report(labels[::-1].astype(np.uint16), logits=logits[::-1]).to_dict()
+
+    assert got["nll"] == pytest.approx(metrics.report(labels, logits=logits).metrics["nll"])
+
+
+def test_a_fit_that_ends_at_a_bound_is_marked():
+    logits, labels = 4 * torch.eye(3).repeat(5, 1), torch.arange(15) % 3
+
+    report = metrics.report(labels, logits=logits, fit_on=(labels, logits))
+
+    assert "(lower bound: do not use it)" in str(report)
+    with pytest.raises(TypeError, match=r"fit_on must be a pair \(labels, logits\), got Tensor"):
+        metrics.report(labels, logits=logits, fit_on=logits)
+
+
+def test_the_tracker_takes_arrays_and_forgets_on_reset(data):
+    labels, logits = data
+    tracker = metrics.Metrics(5)
+    tracker.update(np.log(softmax(logits[:50])), labels[:50])
+
+    tracker.reset()
+    tracker.update(np.log(softmax(logits)), labels)
+
+    assert tracker.compute()["count"] == 4000
+    assert tracker.compute()["nll"] == pytest.approx(log_loss(labels, softmax(logits)))

@@ -1,7 +1,7 @@
 """The data contract: what a task hands to the shared loop."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from training.errors import DataError
 
 Augment = Callable[["Split", Tensor, int], tuple[Tensor, Tensor]]
-Examples = tuple[Any, Any] | Dataset[Any]  # (inputs, targets), or items that are such pairs
+Examples = Any  # (inputs, targets), or items that are such pairs
 NAMES = ("train", "val", "calibration", "test")
 
 
@@ -93,8 +93,15 @@ class Splits:
 
     def check(self, ignore_index: int) -> None:
         """Refuse targets that are no class and inputs that are not finite, with their row."""
+        like = self.train.inputs
         for name in NAMES:
             split: Split = getattr(self, name)
+            if split.inputs.shape[1:] != like.shape[1:] or split.inputs.dtype != like.dtype:
+                kind = f"{tuple(split.inputs.shape[1:])} of {split.inputs.dtype}"
+                of_train = f"{tuple(like.shape[1:])} of {like.dtype}"
+                raise DataError(f"data: {name} split has inputs {kind}, train has {of_train}")
+            if len(split) and (split.targets == ignore_index).all():
+                raise DataError(f"data: {name} split has no target but {ignore_index}, the ignored")
             bad = (split.targets < 0) | (split.targets >= self.num_classes)
             bad &= split.targets != ignore_index
             what = f"target {{}}, which is none of {self.num_classes} classes (from 0)"
@@ -162,18 +169,23 @@ def make_splits(
 
 
 def _read(name: str, examples: Examples) -> Split:
-    if isinstance(examples, Dataset):
-        items = [examples[i] for i in range(len(examples))]  # type: ignore[arg-type]
-        inputs = torch.stack([torch.as_tensor(inputs) for inputs, _ in items])
-        targets = torch.stack([torch.as_tensor(targets) for _, targets in items])
-    else:
-        inputs, targets = (torch.as_tensor(part) for part in examples)
-    if len(inputs) != len(targets) or targets.is_floating_point():
-        hint = "; of one-hot rows take targets.argmax(1)" if targets.ndim == 2 else ""
+    try:
+        parts: Iterable[Any] = examples
+        if isinstance(examples, Dataset):
+            items = [examples[i] for i in range(len(examples))]  # type: ignore[arg-type]
+            parts = (torch.stack([*map(torch.as_tensor, x)]) for x in zip(*items, strict=True))
+        inputs, targets = map(torch.as_tensor, parts)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{name} must be as many inputs as targets, which are whole numbers; got inputs"
-            f" {tuple(inputs.shape)} and targets {tuple(targets.shape)} of {targets.dtype}{hint}"
-        )
+            f"{name} must be a pair (inputs, targets) of tensors or arrays, or a Dataset of such"
+            f" pairs ({str(error).splitlines()[0]})"
+        ) from error
+    if targets.is_floating_point():
+        hint = "argmax(1)" if targets.ndim == 2 else "long()"
+        raise ValueError(f"{name} has targets of {targets.dtype}, not whole numbers: {hint}")
+    if len(inputs) != len(targets) or not len(inputs):
+        sizes = f"{len(inputs)} inputs and {len(targets)} targets"
+        raise ValueError(f"{name} must be as many inputs as targets, and at least one, got {sizes}")
     return Split(inputs.float() if inputs.dtype == torch.float64 else inputs, targets.long())
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from inspect import ismethod
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ def has_features_and_head(model: nn.Module) -> bool:
 
     Some of torchvision's models have parts of these names, between which more happens.
     """
-    features = getattr(model, "features", nn.Identity())
-    return not isinstance(features, nn.Module) and hasattr(model, "head")
+    is_method = ismethod(getattr(model, "features", None))
+    return is_method and isinstance(getattr(model, "head", None), nn.Module)
 
 
 def logits_of(

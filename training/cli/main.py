@@ -57,7 +57,7 @@ def main(task: str = "") -> None:
             sys.exit(code)
 
 
-def train(task: str, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
+def train(task: str | Path, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
     """Train as the command line does, with the same settings and checks; return the run.
 
     Its `figures`, as in `run.figures["test/nll"]`, `folder`, `model` (with the best weights),
@@ -71,6 +71,9 @@ def train(task: str, *words: str, trusted: Sequence[str] = ()) -> "TrainingRun":
     Raises:
         UserError: in one line, what the command line would have printed as an error.
     """
+    task, trusted = str(task), [trusted] if isinstance(trusted, str) else trusted
+    if not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{words}: each must be a text, as in train('vision', 'loss=focal')")
     _find_modules_of(task)
     script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
     path = from_here(CONFIGS.parent / "scripts" / script[0])
@@ -83,7 +86,7 @@ def _find_modules_of(task: str) -> None:
     """Let the folder of a task of one's own be a place to import from, as a script's is."""
     folder = str(place_of(task)[0])
     if task.endswith(".yaml") and folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)  # last: a losses.py of one's own must not hide the project's
 
 
 def run_command(

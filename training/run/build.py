@@ -82,7 +82,12 @@ def build_parts(
             parameters = [nn.Parameter(torch.zeros(1))]  # until there is data
         else:
             with torch.no_grad():
-                called(model.eval(), inputs)
+                called(model.eval(), inputs, type(model).__name__)
+            names = [
+                n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)
+            ]
+            if names:
+                raise ConfigError(f"model: {', '.join(names)}: no inputs come there to be sized by")
     loss_fn = build_loss(cfg, make).to(device)
     optimizer = make(cfg.optimizer, call_with=[parameters])
     return model, loss_fn, optimizer, make(cfg.scheduler)
@@ -95,6 +100,10 @@ def build_loss(cfg: DictConfig, make: Make) -> ClassificationLoss:
         hint = "it takes log-probabilities and models here give logits: use loss=nll"
         raise ConfigError(f"loss._target_={name}: not a ClassificationLoss; {hint}")
     loss_fn: ClassificationLoss = make(cfg.loss, kind=ClassificationLoss)
+    if not hasattr(loss_fn, "reduction"):
+        raise ConfigError(
+            f"loss._target_={name}: its __init__ must call super().__init__(**options)"
+        )
     if loss_fn.reduction == "none":
         raise ConfigError("loss.reduction=none: must be mean or sum, training needs one number")
     return loss_fn
@@ -112,27 +121,42 @@ def check_values(cfg: DictConfig) -> None:
             raise ConfigError(f"table={list(cfg.table)}: {name} is none of {', '.join(COLUMNS)}")
 
 
-def try_first_examples(training: Training, splits: Splits) -> None:
-    """Show model, loss and metrics a few examples: what they refuse is a setting's fault."""
-    model, loss_fn, num_classes = training.model, training.loss_fn, splits.num_classes
+def try_model(model: nn.Module, splits: Splits) -> Tensor:
+    """Return logits of a few examples; what is wrong with them is a setting's fault."""
     inputs, targets = splits.train.batch(slice(0, 8))
-    with torch.no_grad():
-        logits = called(model.eval(), inputs)
+    name = type(model).__name__
     given = f"for inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}"
-    expected = (len(inputs), num_classes, *targets.shape[1:])
-    if not isinstance(logits, Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigError(
-            f"model: {type(model).__name__} must give logits {expected} {given}, got {got}"
-        )
+    expected = (len(inputs), splits.num_classes, *targets.shape[1:])
+    buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    with torch.random.fork_rng():
+        trained = called(model.train(), inputs, name)
+    for key, buffer in model.named_buffers():  # such as running means, which a step changes
+        buffer.copy_(buffers[key])
+    with torch.no_grad():
+        logits = called(model.eval(), inputs, name)
+    for output in (logits, trained):
+        if not isinstance(output, Tensor) or output.shape != expected:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            hint = " (targets of one class each are (N,))" if targets.ndim > 1 else ""
+            raise ConfigError(f"model: {name} must give logits {expected} {given}, got {got}{hint}")
+    if not trained.requires_grad:
+        raise ConfigError(f"model: {name}: its logits depend on no parameter that is trained")
     if has_features_and_head(model):
         with torch.no_grad():
-            parts = model.head(model.features(inputs))  # type: ignore[operator]
-        if not torch.allclose(parts, logits, rtol=1e-3, atol=1e-3, equal_nan=True):
-            name = type(model).__name__
-            raise ConfigError(f"model: {name}: head(features(inputs)) differs from model(inputs)")
+            parts = called(lambda x: model.head(model.features(x)), inputs, name)  # type: ignore[operator]
+        if parts.shape != logits.shape or not torch.allclose(parts, logits, 1e-3, 1e-3, True):
+            raise ConfigError(
+                f"model: {name}: model(inputs) is not head(features(inputs)); rename one of the two"
+            )
     if not logits.isfinite().all():
-        raise ConfigError(f"model: {type(model).__name__} gives logits that are not finite {given}")
+        raise ConfigError(f"model: {name} gives logits that are not finite {given}")
+    return logits
+
+
+def try_first_examples(training: Training, splits: Splits) -> None:
+    """Show model, loss and metrics a few examples: what they refuse is a setting's fault."""
+    loss_fn, num_classes = training.loss_fn, splits.num_classes
+    logits = try_model(training.model, splits)
     name = type(loss_fn).__name__
     try:
         inputs, targets = splits.train.batch(slice(0, 8), epoch=1)
@@ -159,15 +183,19 @@ def try_first_examples(training: Training, splits: Splits) -> None:
             ) from error
 
 
-def called(model: nn.Module, inputs: Tensor) -> Any:
+def called(model: Callable[[Tensor], Any], inputs: Tensor, name: str) -> Any:
     """Return model(inputs); an error of the model's names it and its line."""
+    version = inputs._version
     try:
-        return model(inputs)
+        output = model(inputs)
     except Exception as error:
         raise ConfigError(
-            f"model: {type(model).__name__} cannot read inputs of shape {tuple(inputs.shape)} and"
+            f"model: {name} cannot read inputs of shape {tuple(inputs.shape)} and"
             f" {inputs.dtype}: {first_line(error)}{where(error)}"
         ) from error
+    if inputs._version != version:
+        raise ConfigError(f"model: {name} changes its inputs in place, which are the data itself")
+    return output
 
 
 def pick_device(name: str) -> torch.device:
