@@ -35,6 +35,7 @@ from metrics.calibration import PARTS  # noqa: E402
 from ngram.models import NGramMLP  # noqa: E402
 from training.data import Split  # noqa: E402
 from training.evaluation import evaluate  # noqa: E402
+from vision.data import in_pixels  # noqa: E402
 from vision.models import small_cnn  # noqa: E402
 
 LOSSES = {
@@ -229,8 +230,9 @@ def main() -> None:
     time_evaluations("n-gram model", ngram, contexts, words, rounds)
     for size, number in ((28, 2000), (8, 360)):
         images = torch.randint(256, (number, 1, size, size), dtype=torch.uint8)
-        model = small_cnn(10, 1, size, [0.3], [0.3])
-        split = Split(images, torch.randint(10, (number,)))
+        model = small_cnn(10, 1, size)
+        pixels = in_pixels([0.3])
+        split = Split(images, torch.randint(10, (number,)), mean=pixels, std=pixels)
         time_evaluations(f"vision model, {size} x {size} pixels", model, split, 10, rounds)
     time_chance(rounds)
     compare(rounds)

@@ -37,6 +37,7 @@ from training.optimizers import Constant, adamw  # noqa: E402
 from training.running_loss import RunningLoss  # noqa: E402
 from training.settings import TrainerSettings  # noqa: E402
 from vision.augment import Augment  # noqa: E402
+from vision.data import in_pixels  # noqa: E402
 from vision.images import read_torchvision  # noqa: E402
 from vision.models import small_cnn  # noqa: E402
 
@@ -67,7 +68,7 @@ class Files(Dataset[tuple[Tensor, int]]):
 def data_loader(split: Split, batch_size: int, workers: int) -> Callable[[int], None]:
     """Return a function that trains on some batches of a DataLoader in a plain loop."""
     torch.manual_seed(0)
-    ours = small_cnn(10, 1, 28, [MEAN], [STD])
+    ours = small_cnn(10, 1, 28)
     model = nn.Sequential(ours.body.to(memory_format=torch.contiguous_format), ours.head)
     loader = DataLoader(
         Files(split), batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
@@ -89,7 +90,7 @@ def data_loader(split: Split, batch_size: int, workers: int) -> Callable[[int], 
 def shared_loop(split: Split, batch_size: int, precision: str) -> Callable[[int], None]:
     """Return a function that trains on some batches in the project's own loop."""
     torch.manual_seed(0)
-    model = small_cnn(10, 1, 28, [MEAN], [STD])
+    model = small_cnn(10, 1, 28)
     optimizer = adamw(model.parameters(), lr=1e-3)
 
     def train(num_batches: int) -> None:
@@ -121,7 +122,8 @@ def main() -> None:
     else:
         pixels = torch.randint(256, (20_000, 1, 28, 28), dtype=torch.uint8)
         targets = torch.randint(10, (20_000,))
-    split = Split(pixels, targets, Augment(seed=1, shift=1, flip=True))
+    mean, std = in_pixels([MEAN]), in_pixels([STD])
+    split = Split(pixels, targets, Augment(seed=1, shift=1, flip=True), mean, std)
     loaders = ["DataLoader, 0 workers", "DataLoader, 2 workers"]
     cases = {
         loaders[0]: data_loader(split, args.batch, 0),
