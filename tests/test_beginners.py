@@ -73,7 +73,7 @@ def in_training(self, inputs):
     [
         (model_with(forward=in_training), r"must give logits \(8, 3\) .*, got tuple"),
         (model_with(forward=lambda s, x: Model.forward(s, x).detach()), "depend on no parameter"),
-        (model_with(forward=lambda s, x: Model.forward(s, x.mul_(2))), "changes its inputs in place"),
+        (model_with(forward=lambda s, x: Model.forward(s, x.mul_(2))), "changes its inputs"),
         (model_with(features=lambda s, x: x, head=nn.Linear(6, 3)), r"is not head\(features"),
         (model_with(features=lambda s: 8, head=nn.Linear(6, 3)), "takes 1 positional argument"),
     ],

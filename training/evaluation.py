@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from inspect import ismethod
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +73,8 @@ def has_features_and_head(model: nn.Module) -> bool:
 
     Some of torchvision's models have parts of these names, between which more happens.
     """
-    is_method = ismethod(getattr(model, "features", None))
+    features = getattr(model, "features", None)
+    is_method = callable(features) and not isinstance(features, nn.Module)
     return is_method and isinstance(getattr(model, "head", None), nn.Module)
 
 

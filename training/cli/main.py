@@ -73,7 +73,7 @@ def train(task: str | Path, *words: str, trusted: Sequence[str] = ()) -> "Traini
     """
     task, trusted = str(task), [trusted] if isinstance(trusted, str) else trusted
     if not all(isinstance(word, str) for word in words):
-        raise ConfigError(f"{words}: each must be a text, as in train('vision', 'loss=focal')")
+        raise ConfigError(f"{words}: each must be a text, as in 'seed=2'")
     _find_modules_of(task)
     script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
     path = from_here(CONFIGS.parent / "scripts" / script[0])
