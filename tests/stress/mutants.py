@@ -315,8 +315,8 @@ MUTANTS = [
     Mutant(
         "resume ignores the options given",
         RESUME,
-        "cfg[group] = settings_of(task, [word])[0][group]",
-        "pass",
+        "        cfg[group] = ",
+        "        _ = ",
         "given_on_resume",
     ),
     Mutant(
