@@ -71,12 +71,14 @@ class CrossEntropyLoss(ClassificationLoss):
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
     ) -> TotalAndNormaliser:
         """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
-        self._check_first(logits, targets)
+        if not self._checked:
+            self._check_first(logits, targets)
         # a subclass with a formula of its own is computed by that
         usual = self.label_smoothing == 0 and self._has_quick_form
         try:
             if usual and logits.ndim == 2 and not targets.is_floating_point():
-                log_probs = log_softmax(logits)
+                half = logits.dtype in (torch.float16, torch.bfloat16)
+                log_probs = (logits.float() if half else logits).log_softmax(1)
                 weight = None if self.weight is None else self.weight.to(log_probs.dtype)
                 return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
         except (AttributeError, IndexError, RuntimeError, TypeError):
