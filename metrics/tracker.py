@@ -79,8 +79,8 @@ class Metrics(Sums):
         """Add rows.
 
         Args:
-            log_probs: (N, C) or (N, C, d1, ...), normalised over C.
-            targets: (N,) or (N, d1, ...) classes.
+            log_probs: (N, C) or (N, C, d1, ...), normalised over C; a tensor or an array.
+            targets: (N,) or (N, d1, ...) classes; a tensor or an array.
             loss_sums: total and normaliser of the objective over the same rows.
 
         Raises:

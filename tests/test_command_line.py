@@ -288,17 +288,24 @@ def test_two_runs_of_one_second_get_two_folders(command_line, monkeypatch):
 
 
 def test_several_processes_are_told_to_go_on_as_several(monkeypatch):
-    again = read_command(
-        "ngram", ["train.py", "--trust", "mine", "hydra.searchpath=[x]", "seed=2"]
-    ).again
-    assert again[1:] == ["train.py", "--trust", "mine", "hydra.searchpath=[x]"]
+    words = ["--trust", "mine", "hydra.searchpath=[x]"]
+    again = read_command("ngram", ["train.py", "ngram"], [*words, "seed=2"]).again
+    assert again[1:] == ["train.py", "ngram", *words]
 
     for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
 
-    again = read_command("ngram", ["train.py"]).again
+    again = read_command("ngram", ["train.py"], []).again
     assert again[0].endswith("bin/torchrun")
     assert again[1:] == ["--nnodes=2", "--nproc-per-node=2", "train.py"]
+
+
+@pytest.mark.parametrize("task", ["shared", "loss", "nosuch", "elsewhere/ngram.yaml", "--help"])
+def test_what_is_no_task_is_one_line(task, command_line):
+    code, out, err = command_line(task, task="")
+
+    assert (code, out) == (2, "")
+    assert err == f"error: {task}: no such task; give ngram, vision or the path of NAME.yaml\n"
 
 
 def test_help_names_every_group_and_option(command_line):

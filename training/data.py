@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from training.errors import DataError
 
 Augment = Callable[["Split", Tensor, int], tuple[Tensor, Tensor]]
-Examples = Any  # (inputs, targets), or items that are such pairs
+Examples = tuple[Any, Any] | Dataset[Any]  # (inputs, targets), or items that are such pairs
 NAMES = ("train", "val", "calibration", "test")
 
 
@@ -170,10 +170,12 @@ def make_splits(
 
 def _read(name: str, examples: Examples) -> Split:
     try:
-        parts: Iterable[Any] = examples
         if isinstance(examples, Dataset):
             items = [examples[i] for i in range(len(examples))]  # type: ignore[arg-type]
-            parts = (torch.stack([*map(torch.as_tensor, x)]) for x in zip(*items, strict=True))
+            columns = zip(*items, strict=True)
+            parts: Iterable[Any] = (torch.stack([*map(torch.as_tensor, c)]) for c in columns)
+        else:
+            parts = examples
         inputs, targets = map(torch.as_tensor, parts)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

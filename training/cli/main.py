@@ -1,4 +1,4 @@
-"""The command line of both tasks: compose the settings, run; a mistake is one line."""
+"""The command line of every task: compose the settings, run; a mistake is one line."""
 
 import os
 import sys
@@ -43,16 +43,18 @@ def main(task: str = "") -> None:
     Without a `task` the first word is the path of one's primary config. Under torchrun every
     process composes the settings, and takes the first one's folder.
     """
+    script = sys.argv[:1]
     if not task:
+        script = sys.argv[:2]
         task = sys.argv.pop(1) if len(sys.argv) > 1 else "NAME.yaml"
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
-        sys.exit(run_command(task))
+        sys.exit(run_command(task, script))
     from training.distributed import first_to_fail, from_main, joined  # torch takes seconds
 
     with joined() as store:
-        code = run_command(task, from_main, lambda: first_to_fail(store))
+        code = run_command(task, script, from_main, lambda: first_to_fail(store))
         if code:
             sys.exit(code)
 
@@ -91,19 +93,21 @@ def _find_modules_of(task: str) -> None:
 
 def run_command(
     task: str,
+    script: Sequence[str],
     from_main: Callable[[Callable[[], Any]], Any] = lambda make: make(),
     is_first_to_fail: Callable[[], bool] = lambda: True,
 ) -> int:
     """Run, resume or sweep; print an error in one line; return the exit code.
 
     Args:
-        task: ngram or vision.
+        task: ngram, vision, or the path of the primary config of another.
+        script: the words that start it, before those of the settings.
         from_main: gives all processes what its argument returns in the first.
         is_first_to_fail: says whether no other process has failed before this one.
     """
     try:
         with handling(stop_now):
-            return _run_command(read_command(task, sys.argv), from_main)
+            return _run_command(read_command(task, script, sys.argv[1:]), from_main)
     except (Interrupted, Exception) as error:
         if stop := interruption(error):
             message, code = str(stop), stop.exit_code  # without a message the run has said it
@@ -118,22 +122,21 @@ def run_command(
     return code
 
 
-def read_command(task: str, argv: Sequence[str]) -> Command:
+def read_command(task: str, script: Sequence[str], given: Sequence[str]) -> Command:
     """Take what is no setting, and not for Hydra, out of the words."""
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_trust()
     parser.add_argument("-m", "--multirun", action="store_true")
-    options, words = parser.parse_known_args(argv[1:])
+    options, words = parser.parse_known_args(given)
     for package in options.trust:
         if not package.replace(".", "_").isidentifier():
             raise ConfigError(f"--trust {package}: must be the name of a package")
-    again = [from_here(Path(sys.executable)), from_here(Path(argv[0]))]
+    again = [from_here(Path(sys.executable)), from_here(Path(script[0])), *script[1:]]
     if "RANK" in os.environ:  # as many processes as before: each draws its own dropout
         here, whole = (int(os.environ.get(n, 1)) for n in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         nodes = [f"--nnodes={whole // here}"] * (whole > here)
         torchrun = from_here(Path(sys.executable).with_name("torchrun"))
         again[:1] = [torchrun, *nodes, f"--nproc-per-node={here}"]
-    again += [task] if task.endswith(".yaml") else []
     again += words_to_repeat(words, options.trust)
     return Command(task, words, tuple(options.trust), options.multirun, again)
 

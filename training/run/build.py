@@ -69,13 +69,7 @@ def build_parts(
 
     A model that is lazy gets its sizes, and its initial weights, from a pass over `inputs`.
     """
-    model = make(cfg.model)
-    if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise ConfigError(
-            f"model._target_={cfg.model._target_}: must give an nn.Module, not {kind}"
-        )
-    model = model.to(device)
+    model = make(cfg.model, kind=nn.Module).to(device)
     parameters = list(model.parameters())
     if any(isinstance(p, UninitializedParameter) for p in parameters):
         if inputs is None:
@@ -83,11 +77,9 @@ def build_parts(
         else:
             with torch.no_grad():
                 called(model.eval(), inputs, type(model).__name__)
-            names = [
-                n for n, p in model.named_parameters() if isinstance(p, UninitializedParameter)
-            ]
-            if names:
-                raise ConfigError(f"model: {', '.join(names)}: no inputs come there to be sized by")
+            for name, parameter in model.named_parameters():
+                if isinstance(parameter, UninitializedParameter):
+                    raise ConfigError(f"model: {name} is lazy and got no inputs to be sized by")
     loss_fn = build_loss(cfg, make).to(device)
     optimizer = make(cfg.optimizer, call_with=[parameters])
     return model, loss_fn, optimizer, make(cfg.scheduler)
@@ -194,7 +186,10 @@ def called(model: Callable[[Tensor], Any], inputs: Tensor, name: str) -> Any:
             f" {inputs.dtype}: {first_line(error)}{where(error)}"
         ) from error
     if inputs._version != version:
-        raise ConfigError(f"model: {name} changes its inputs in place, which are the data itself")
+        raise ConfigError(
+            f"model: {name} changes its inputs in place, and they may be the data itself; let it"
+            " make a new tensor"
+        )
     return output
 
 
