@@ -207,6 +207,25 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
 HOSTILE = [r"\w+|[/]", "[bold]x[/bold]", ":smile:", "<script>x</script>", r"$\x$", "*a* `b` \\|"]
 
 
+@pytest.mark.parametrize(("width", "headings"), [
+    (80, ["loss", "nll", "accuracy", "ECE"]),
+    (120, ["loss", "seeds", "nll", "accuracy", "ECE", "ECE at T", "seconds"]),
+])  # fmt: skip
+def test_a_narrow_screen_shows_fewer_columns_and_cuts_none(width, headings, tmp_path, capsys):
+    for seed in (1, 2, 3):
+        for loss in ("cross_entropy", "label_smoothing"):
+            write_run(tmp_path / f"{loss}{seed}", loss=loss, seed=seed, nll=4 + seed / 7)
+
+    print_comparisons([only([tmp_path])], width)
+
+    out = capsys.readouterr().out
+    (titles,) = [line for line in out.splitlines() if line.startswith("\u2503")]
+    assert [title.strip() for title in titles.strip("\u2503").split("\u2503")] == headings
+    assert "\u2026" not in out and "label_smoothing" in out
+    assert ("show more columns" in out) == (width < 120)
+    assert max(map(len, out.split("\n\n")[-1].split("mean \u00b1")[0].splitlines())) <= width
+
+
 @pytest.fixture(params=HOSTILE)
 def hostile(request, tmp_path):
     """Compare two runs that differ in a setting whose text looks like markup."""

@@ -14,6 +14,19 @@ from rich.text import Text
 from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS
 
+# headings of what a narrow screen does without, from the first to the last that it gives up
+LESS_IMPORTANT = (
+    "seconds",
+    "val nll",
+    "ECE own link",
+    "ECE softmax",
+    "Brier",
+    "perplexity",
+    "nll at T",
+    "seeds",
+    "ECE at T",
+)
+
 
 def cells(comparison: Comparison) -> list[list[Text]]:
     """Return the headings and the rows: label, number of seeds, and the figures, the best in bold.
@@ -46,18 +59,32 @@ def _figure(comparison: Comparison, row: Row, name: str) -> Text:
     return Text(text, style="bold" if is_best else "")
 
 
-def print_comparisons(comparisons: Iterable[Comparison]) -> None:
-    """Print the tables, with what they were measured on above and the notes below each."""
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+def print_comparisons(comparisons: Iterable[Comparison], width: int | None = None) -> None:
+    """Print the tables, with what they were measured on above and the notes below each.
+
+    A narrow screen shows fewer columns, so that those which it shows can be read.
+    """
+    width = width or (None if sys.stdout.isatty() else 240)
+    console = Console(width=width, highlight=False)
     for comparison in comparisons:
-        (label, *names), *rows = cells(comparison)
-        numbers = (Column(name, justify="right", no_wrap=True) for name in names)
-        table = Table(Column(label), *numbers)
-        for row in rows:
-            table.add_row(*row)
+        rows = cells(comparison)
+        left_out: list[str] = []
+        for heading in (*LESS_IMPORTANT, ""):
+            kept = [i for i, cell in enumerate(rows[0]) if cell.plain not in left_out]
+            label, *names = (rows[0][i] for i in kept)
+            numbers = (Column(name, justify="right", no_wrap=True) for name in names)
+            table = Table(Column(label, overflow="fold"), *numbers)
+            for row in rows[1:]:
+                table.add_row(*(row[i] for i in kept))
+            unlimited = console.options.update(width=10_000)
+            if console.measure(table, options=unlimited).maximum <= console.width:
+                break
+            left_out.append(heading)
         console.print()
         console.print(Text(comparison.protocol), soft_wrap=True)
         console.print(table)
+        if len(kept) < len(rows[0]):
+            console.print("a wider screen and compare.html show more columns", soft_wrap=True)
         for note in comparison.notes:
             console.print(Text(note), soft_wrap=True)
 
