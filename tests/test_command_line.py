@@ -1,5 +1,6 @@
 """What a person types: mistakes answered in one line, and whole runs of every option."""
 
+import argparse
 import json
 import re
 import subprocess
@@ -67,7 +68,7 @@ WRONG = {  # what is typed: what is answered
     "experiment=compare_losses": r"experiment=compare_losses: is a sweep; add -m",
     "-m optimizer.lrr=1,2": r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?",
     "-m loss=mse,mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
-    "-m hydra/launcher=nothing seed=1,2": r".*pip install '\.\[sweep\]'.*",
+    "-m hydra/launcher=nothing seed=1,2": r".*pip install -e '\.\[sweep\]'.*",
     "--trust": r"argument --trust: expected one argument",
     "--trust seed=2": r"--trust seed=2: must be the name of a package",
     "--trust=a:b": r"--trust a:b: must be the name of a package",
@@ -325,6 +326,32 @@ def test_the_settings_of_a_job_can_be_shown_resolved(command_line):
     assert code == 0
     assert settings["loss"]["_target_"] == "losses.SoftmaxMSELoss"
     assert settings["model"]["context_size"] == settings["data"]["context_size"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("--hydra-help", "Install or Uninstall shell completion"),
+        ("-sc install=bash", "hydra_bash_completion"),
+        ("--cfg job", "optimizer:"),
+    ],
+)
+def test_hydra_prints_where_argparse_looks_into_each_help(words, shown, command_line, monkeypatch):
+    """As the argparse of Python 3.14 does, when an argument is added."""
+    add = argparse.ArgumentParser.add_argument
+
+    def add_and_look(parser, *names, **options):
+        action = add(parser, *names, **options)
+        assert "%" not in (parser._get_formatter()._get_help_string(action) or "")
+        return action
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_and_look)
+    formatter = dict(vars(argparse.HelpFormatter))
+
+    code, out, err = command_line(*words.split())
+
+    assert (code, shown in out, err) == (0, True, "")
+    assert vars(argparse.HelpFormatter) == formatter  # as it was
 
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f.stem)

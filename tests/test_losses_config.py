@@ -9,11 +9,12 @@ import hydra
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 import losses
 from losses import ClassificationLoss
+from training.cli.hydra_versions import VERSION_BASE
+from training.run.targets import find_target, instantiate
 
 FOLDER = Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in (FOLDER / "loss").glob("*.yaml"))
@@ -28,7 +29,7 @@ SETS = {
 @cache
 def compose_once(name, *overrides):
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(FOLDER), version_base="1.3"):
+    with hydra.initialize_config_dir(str(FOLDER), **VERSION_BASE):
         return hydra.compose(overrides=[f"+loss={name}", *overrides])
 
 
@@ -59,7 +60,7 @@ def test_file_opens_with_a_line_that_says_what_it_selects_and_the_source(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_file_lists_every_argument_with_its_default(name):
     cfg = compose(name)
-    parameters = inspect.signature(get_class(cfg._target_)).parameters
+    parameters = inspect.signature(find_target("loss", cfg._target_)).parameters
 
     assert set(cfg) - {"_target_"} == set(parameters)
     for key, parameter in parameters.items():

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from training.cli.help import help_text
+from training.cli.hydra_versions import VERSION_BASE, help_that_is_no_text
 from training.cli.resume import run_to_resume
 from training.cli.script import Parser
 from training.cli.settings import CONFIGS, mistakes_named, place_of, settings_of
@@ -196,8 +197,8 @@ def _run_hydra(command: Command, words: list[str]) -> None:
 
     sys.argv[1:] = words  # Hydra reads them there
     folder, name = place_of(command.task)
-    with mistakes_named(command.words, command.task):
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
+    with mistakes_named(command.words, command.task), help_that_is_no_text():
+        hydra.main(config_path=str(folder), config_name=name, **VERSION_BASE)(job)()
 
 
 def _run(command: Command, cfg: DictConfig, folder: Path, **how: Any) -> "TrainingRun":

@@ -21,6 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from training.cli.folder_names import slug, unique_stamp
+from training.cli.hydra_versions import VERSION_BASE, register_resolver
 from training.errors import ConfigError
 from training.run.identity import REQUIRED, leaves
 from training.run.targets import KINDS
@@ -42,8 +43,8 @@ class SharedOptions(SearchPathPlugin):
 
 # what configs/ needs
 Plugins.instance().register(SharedOptions)
-OmegaConf.register_new_resolver("unique", unique_stamp, replace=True)
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+register_resolver("unique", unique_stamp, replace=True)
+register_resolver("slug", slug, replace=True)
 
 
 def place_of(task: str) -> tuple[Path, str]:
@@ -67,7 +68,7 @@ def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) ->
     Plugins.instance().register(SharedOptions)  # again: a worker of joblib has fresh plugins
     GlobalHydra.instance().clear()
     folder, name = place_of(task)
-    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+    with hydra.initialize_config_dir(str(folder), **VERSION_BASE):
         return hydra.compose(name, list(words), return_hydra_config=hydra_too)
 
 
@@ -183,7 +184,7 @@ def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
             names = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
             near = did_you_mean(option, names).replace("mean ", f"mean {group}=")
             if group == "hydra/launcher":
-                near = "; launchers are extras: pip install '.[sweep]' (joblib) or '.[slurm]'"
+                near = "; launchers are extras: pip install -e '.[sweep]' (joblib) or '.[slurm]'"
             message = f"{group}={option}: no such option{near} ({group}: {', '.join(names)})"
         raise ConfigError(message) from error
 
