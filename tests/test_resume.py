@@ -1,18 +1,19 @@
 """A run that is stopped, however it is stopped, ends as if it had never been."""
 
+import errno
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from small_runs import RUN, no_drawing, settings  # noqa: F401
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
@@ -23,6 +24,7 @@ from training.cli.resume import resumed_settings
 from training.errors import CheckpointError, ConfigError, DivergedError
 from training.finite_check import FiniteCheck
 from training.run import checkpoint, fit
+from training.run import folder as folder_module
 from training.run.checkpoint import load_checkpoint, load_newest, step_files
 from training.run.finished import load_run
 from training.run.folder import locked, read_metrics, read_status
@@ -428,18 +430,77 @@ def test_data_with_another_content_is_refused(tmp_path, monkeypatch):
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     program = (
-        "from training.run.folder import locked; from pathlib import Path; import time\n"
-        f"with locked(Path({str(tmp_path / 'run')!r})): print('in', flush=True); time.sleep(60)"
+        "from training.run.folder import locked, write_status; from pathlib import Path\n"
+        f"folder = Path({str(tmp_path / 'run')!r})\n"
+        "with locked(folder):\n"
+        "    print('in', flush=True); input()\n"
+        "    write_status(folder, status='running'); print('running', flush=True); input()"
     )
-    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", program], **pipes)
     assert other.stdout.readline() == b"in\n"
 
+    with pytest.raises(CheckpointError, match="in use by another process"):
+        start(tmp_path / "run")
+    other.stdin.write(b"\n")
+    other.stdin.flush()
+    assert other.stdout.readline() == b"running\n"
     with pytest.raises(CheckpointError, match=f"in use by process {other.pid} on "):
         start(tmp_path / "run")
     other.kill()
     other.communicate()
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_lock_that_leads_to_another_file_leaves_that_file_as_it_was(link, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "run").mkdir()
+    link(precious, tmp_path / "run" / "lock")
+
+    with suppress(CheckpointError), locked(tmp_path / "run"):
+        assert link is os.link  # a symbolic one is refused
+
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("code", "locks"), [(errno.ENOLCK, False), (errno.EIO, True)])
+def test_a_file_system_without_locks_is_a_warning_and_one_that_fails_an_error(
+    code, locks, tmp_path, monkeypatch, capsys
+):
+    def fails(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(FileLock, "acquire", fails)
+    with pytest.raises(CheckpointError) if locks else nullcontext(), locked(tmp_path):
+        pass
+
+    assert ("cannot be locked" in capsys.readouterr().err) is not locks
+
+
+def test_a_file_that_another_program_has_open_is_replaced_once_it_is_closed(tmp_path, monkeypatch):
+    replace, waits = os.replace, []
+
+    def refused(source, target):  # as Windows does
+        if len(waits) < 2:
+            raise PermissionError(errno.EACCES, "in use")
+        replace(source, target)
+
+    (tmp_path / "x").write_bytes(b"before")
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(folder_module.time, "sleep", waits.append)
+
+    checkpoint.write_file(tmp_path / "x", b"content")
+
+    assert (tmp_path / "x").read_bytes() == b"content"
+    assert len(waits) == 2
+    waits.clear()
+    monkeypatch.setattr(folder_module.time, "sleep", lambda _: None)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        checkpoint.write_file(tmp_path / "x", b"more")
+    assert [f.read_bytes() for f in tmp_path.iterdir()] == [b"content"]
 
 
 def test_weights_that_an_update_made_infinite_are_never_written(tmp_path, monkeypatch):
@@ -502,6 +563,7 @@ def test_resume_takes_settings_only(word, answer, never_stopped):
 @contextmanager
 def small_disk(size):
     """Let no file grow beyond `size` bytes."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -275,7 +275,7 @@ MUTANTS = [
     Mutant(
         "no lock",
         FOLDER,
-        "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "lock.acquire(blocking=False)",
         "pass",
         "second_process",
     ),

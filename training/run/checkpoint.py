@@ -3,6 +3,7 @@
 import io
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,7 +92,8 @@ def save_newest(state: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint to resume from; remove those that are older than the newest two."""
     save_checkpoint(state, step_path(folder, state["step"]))
     for old in step_files(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed now goes with the next
+            old.unlink()
 
 
 def load_newest(folder: Path, schema: dict[str, type]) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def load_newest(folder: Path, schema: dict[str, type]) -> dict[str, Any]:
             continue
         for other, problem in damaged.items():
             print(f"warning: {problem}; {path.name} is used", file=sys.stderr)
-            other.rename(f"{other}.damaged")
+            other.replace(f"{other}.damaged")
         return state
     if damaged:
         causes = "; ".join(map(str, damaged.values()))

@@ -1,18 +1,19 @@
 """The run folder: its files, how they are written and read back, and who may; no torch here."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import socket
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from training.errors import CheckpointError, ConfigError
@@ -27,24 +28,30 @@ def locked(folder: Path) -> Iterator[None]:
 
     The system drops the lock of a process that dies, however it dies.
     """
+    lock = FileLock(folder / "lock", fallback_to_soft=False)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+", encoding="utf-8")
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise CheckpointError(f"{folder}: in use by process {file.read()}") from None
-        except OSError as error:  # a file system without locks
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise CheckpointError(f"{folder}: in use by {_owner(folder)}") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            # a file system without locks
             print(f"warning: {folder}: cannot be locked ({error.strerror})", file=sys.stderr)
-        file.truncate(0)  # what a dead process left
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    """Name the process at work in a folder; the lock does not say who holds it."""
+    status = read_status(folder)
+    if status.get("status") != "running":  # it has not come to write its own
+        return "another process"
+    return f"process {status.get('pid')} on {status.get('host')}"
 
 
 def claim(folder: Path) -> None:
@@ -128,14 +135,24 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_file(temporary, path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        if durable:
-            folder = os.open(path.parent, os.O_RDONLY)
+        if durable and hasattr(os, "O_DIRECTORY"):  # Windows opens no folder
+            folder = os.open(path.parent, os.O_DIRECTORY)
             os.fsync(folder)
             os.close(folder)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename `source` over `target`, which Windows refuses while any program has `target` open."""
+    for seconds in (0.01, 0.1, 1.0):
+        with suppress(PermissionError):
+            os.replace(source, target)
+            return
+        time.sleep(seconds)
+    os.replace(source, target)
 
 
 class GrowingFile:
