@@ -1,42 +1,9 @@
 """Compare finished runs: one row per configuration, mean and spread over its seeds.
 
-    python scripts/compare.py outputs/ngram-compare_losses-1a2b3c4d
-    python scripts/compare.py outputs/RUN outputs/RUN ... --out FOLDER
-
-Prints the table and writes it to FOLDER (by default the folder that holds the runs) as compare.md,
-compare.csv and compare.html, a page with the curves and reliability diagrams that opens without a
-server. Runs on other data or of other code are marked, and never averaged with the rest.
+python scripts/compare.py outputs/RUN outputs/SWEEP ... (--help says more)
 """
 
-import os
-from pathlib import Path
-
-from training.cli.comparison import compare
-from training.cli.runs import find_runs
-from training.cli.script import Parser, run_script
-from training.cli.tables import print_comparisons, write_files
-from training.errors import ConfigError
-
-
-def main() -> None:
-    """Parse, read, print, write."""
-    parser = Parser(description="Compare finished runs, one row per loss.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or a folder of runs")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where compare.* are written")
-    arguments = parser.parse_args()
-    runs = find_runs(arguments.runs)
-    parents = [os.path.abspath(run.folder.parent) for run in runs]
-    folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
-    comparisons = compare(runs)
-    print_comparisons(comparisons)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = write_files(comparisons, folder)
-    except OSError as error:
-        raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
-    for file in files:
-        print(file)
-
+from training.cli.compare_runs import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main()

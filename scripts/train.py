@@ -3,10 +3,7 @@
 python scripts/train.py my_task/moons.yaml loss=focal
 """
 
-import signal
+from training.__main__ import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
-    from training.cli.main import main
-
     main()

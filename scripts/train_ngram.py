@@ -3,10 +3,7 @@
 python scripts/train_ngram.py loss=mse optimizer.lr=3e-3
 """
 
-import signal
+from ngram.__main__ import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
-    from training.cli.main import main
-
-    main("ngram")
+    main()

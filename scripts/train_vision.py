@@ -3,10 +3,7 @@
 python scripts/train_vision.py loss=mse data=fashion_mnist data.root=../shared/data
 """
 
-import signal
+from vision.__main__ import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while this loads: no traceback
-    from training.cli.main import main
-
-    main("vision")
+    main()

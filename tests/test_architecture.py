@@ -28,7 +28,9 @@ OURS = {"losses", "metrics", "training", "ngram", "vision", "scripts", "tests", 
 
 
 def files_of(room):
-    return sorted((ROOT / room.replace(".", "/")).glob("*.py"))
+    """Return the files of a room; its `__main__.py` is what a person starts, as in scripts/."""
+    files = sorted((ROOT / room.replace(".", "/")).glob("*.py"))
+    return [file for file in files if file.name != "__main__.py"]
 
 
 def imports(file):

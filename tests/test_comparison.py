@@ -17,7 +17,6 @@ from scripts import compare as script
 from training.cli.comparison import compare, p_value
 from training.cli.page import page
 from training.cli.runs import find_runs, read_run
-from training.cli.script import run_script
 from training.cli.tables import cells, markdown, print_comparisons, write_files
 from training.errors import DataError
 
@@ -315,7 +314,7 @@ def test_comparing_runs_imports_no_torch(outputs):
 def test_the_script_prints_and_writes_beside_the_runs(outputs, monkeypatch, capsys):
     monkeypatch.chdir(outputs.parent)
     monkeypatch.setattr("sys.argv", ["compare.py", str(outputs / "mse-seed1"), outputs.name])
-    run_script(script.main)
+    script.main()
 
     shown = capsys.readouterr().out
     assert "cross_entropy" in shown and f"\n{outputs.name}/compare.html\n" in shown
@@ -323,6 +322,6 @@ def test_the_script_prints_and_writes_beside_the_runs(outputs, monkeypatch, caps
 
     monkeypatch.setattr("sys.argv", ["compare.py", str(outputs / "nothing")])
     with pytest.raises(SystemExit) as stop:
-        run_script(script.main)
+        script.main()
     assert stop.value.code == 4
     assert capsys.readouterr().err.startswith(f"error: {outputs / 'nothing'}: holds no run")

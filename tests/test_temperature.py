@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from losses import CrossEntropyLoss
 from metrics import Metrics, apply_temperature, fit_temperature, fit_temperature_in_chunks
 from scripts import calibrate
-from training.cli.script import run_script
 from training.data import Split
 from training.evaluation import evaluate, recalibrate
 
@@ -226,7 +225,7 @@ def command(monkeypatch, capsys):
     def command(*arguments):
         monkeypatch.setattr("sys.argv", ["calibrate.py", *map(str, arguments)])
         try:
-            run_script(calibrate.main)
+            calibrate.main()
             code = 0
         except SystemExit as stop:
             code = stop.code

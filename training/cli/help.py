@@ -1,5 +1,8 @@
 """What `--help` prints."""
 
+import sys
+from pathlib import Path
+
 from training.cli.settings import options
 
 ENDING = """
@@ -14,7 +17,9 @@ debug=smoke            every stage of the script on a sliver of the data
 def help_text(task: str) -> str:
     """Return what can be chosen and set, each option with the first line of its file."""
     script = f"train.py {task}" if task.endswith(".yaml") else f"train_{task}.py"
-    lines = [f"usage: python scripts/{script} [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
+    installed = Path(sys.argv[0]).name  # a command has no .py
+    command = f"python scripts/{script}" if installed.endswith(".py") else installed
+    lines = [f"usage: {command} [GROUP=OPTION ...] [SETTING=VALUE ...]", ""]
     for group, files in options(task).items():
         lines.append(f"{group}: {', '.join(file.stem for file in files)}")
         for file in files:

@@ -15,7 +15,7 @@ from training.cli.help import help_text
 from training.cli.hydra_versions import VERSION_BASE, help_that_is_no_text
 from training.cli.resume import run_to_resume
 from training.cli.script import Parser
-from training.cli.settings import CONFIGS, mistakes_named, place_of, settings_of
+from training.cli.settings import mistakes_named, place_of, settings_of
 from training.cli.sweep import run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
@@ -78,9 +78,7 @@ def train(task: str | Path, *words: str, trusted: Sequence[str] = ()) -> "Traini
     if not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{words}: each must be a text, as in 'seed=2'")
     _find_modules_of(task)
-    script = ["train.py", task] if task.endswith(".yaml") else [f"train_{task}.py"]
-    path = from_here(CONFIGS.parent / "scripts" / script[0])
-    again = [from_here(Path(sys.executable)), path, *script[1:]]
+    again = [from_here(Path(sys.executable)), "-m", "training", task]
     again += words_to_repeat(words, trusted)
     return _run_once(Command(task, list(words), tuple(trusted), False, again))
 

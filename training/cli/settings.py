@@ -26,7 +26,10 @@ from training.errors import ConfigError
 from training.run.identity import REQUIRED, leaves
 from training.run.targets import KINDS
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
+PACKAGE = Path(__file__).parent.parent
+CONFIGS = PACKAGE / "configs"  # in a wheel, where setup.py has put them
+if not CONFIGS.is_dir():
+    CONFIGS = PACKAGE.parent / "configs"  # in a clone
 LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what torch's int64 and float32 hold
 
 
