@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import ROOT
@@ -118,6 +119,24 @@ def test_no_file_of_the_product_is_longer_than_a_reader_likes():
     rooms = ("losses", "metrics", "training", "ngram", "vision", "scripts")
     for file in (f for room in rooms for f in (ROOT / room).rglob("*.py")):
         assert len(file.read_text().splitlines()) <= 250, file
+
+
+@pytest.mark.parametrize(
+    ("module", "is_error"),
+    [
+        *((name, True) for name in ("losses", "training.run.log", "scripts.compare", __name__)),
+        *((name, False) for name in ("torch.nn", "lossesome", "pyparsing", "importlib")),
+    ],
+)
+def test_a_warning_that_our_code_causes_is_an_error_and_anothers_is_not(module, is_error):
+    with warnings.catch_warnings(record=True) as seen:
+        try:
+            warnings.warn_explicit("goes away", DeprecationWarning, "file.py", 1, module)
+            raised = False
+        except DeprecationWarning:
+            raised = True
+
+    assert (raised, len(seen)) == ((True, 0) if is_error else (False, 1))
 
 
 def test_the_product_has_no_module_level_state():

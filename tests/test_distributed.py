@@ -1,7 +1,6 @@
 """A run on several processes is the run that one makes, and ends as one."""
 
 import gc
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SMALL, compose, run_epoch
+from processes import server
 from torch import nn
 
 from losses import CrossEntropyLoss
@@ -33,10 +33,6 @@ from training.run.folder import read_metrics, read_status
 from training.run.log import RunLog
 from training.run.start import start
 from training.settings import TrainerSettings
-
-# A server that has torch imported forks the processes: each is there at once.
-server = multiprocessing.get_context("forkserver")
-server.set_forkserver_preload(["torch._dynamo", "test_distributed"])
 
 
 def on(world_size, function, *arguments, patience=distributed.PATIENCE):

@@ -1,7 +1,6 @@
 """What a run folder, a checkpoint, a config or a name may bring leaves nothing behind."""
 
 import hashlib
-import multiprocessing
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 import torch
 from conftest import SMALL, compose
 from omegaconf import OmegaConf
+from processes import download, server
 
-from ngram import corpus
 from training.cli.folder_names import slug
 from training.errors import CheckpointError, UserError
 from training.run.checkpoint import load_checkpoint
@@ -164,18 +163,13 @@ def test_a_hostile_name_becomes_a_plain_folder_name(name):
     assert made.strip(".-") == made
 
 
-def test_four_processes_that_download_at_once_all_have_the_text(tmp_path, monkeypatch):
+def test_four_processes_that_download_at_once_all_have_the_text(tmp_path):
     content = b"content\n" * 100_000
     (tmp_path / "source").write_bytes(content)
-    monkeypatch.setattr(corpus, "URL", (tmp_path / "source").as_uri())
-    monkeypatch.setattr(corpus, "SHA256", hashlib.sha256(content).hexdigest())
     root = tmp_path / "root"
+    words = (tmp_path / "source").as_uri(), hashlib.sha256(content).hexdigest(), str(root)
 
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=corpus.read_tiny_shakespeare, args=(None, str(root)))
-        for _ in range(4)
-    ]
+    processes = [server.Process(target=download, args=words) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,9 +1,8 @@
 """Metrics over several processes: each holds the figures of all rows."""
 
-import multiprocessing
-
 import pytest
 import torch.distributed as dist
+from processes import server
 from test_metrics import assert_same, measure, sample
 
 from metrics import Calibration, Metrics
@@ -27,10 +26,9 @@ def measure_share(rank, folder, results):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    context = multiprocessing.get_context("fork")  # which need not import torch again
-    pipes = [context.Pipe(duplex=False) for _ in range(2)]
+    pipes = [server.Pipe(duplex=False) for _ in range(2)]
     for rank, (_, sender) in enumerate(pipes):
-        context.Process(target=measure_share, args=(rank, folder, sender), daemon=True).start()
+        server.Process(target=measure_share, args=(rank, folder, sender), daemon=True).start()
     assert all(receiver.poll(100) for receiver, _ in pipes)
     return [receiver.recv() for receiver, _ in pipes]
 
