@@ -26,6 +26,8 @@ class Metrics(Sums):
     - `brier` = mean over rows of the *sum* over classes of (p_k - [k = y])^2, from 0 to 2
     - `accuracy` = share of rows whose most probable class is the target; `top5` = share whose
       target is among the five most probable. On ties the lower class ranks first
+    - `balanced_accuracy`, `worst_class_accuracy` = mean and least of the accuracies of the classes,
+      each over the rows whose target is that class; a class without such rows counts in neither
     - `loss` = sum of the objective's totals / sum of its normalisers
     - `classwise_ece` = mean over classes of the ECE of p_k as the probability of y = k
     - every figure of `Calibration.compute`
@@ -61,10 +63,12 @@ class Metrics(Sums):
         # log p_y, Brier score, whether among the top 5
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.loss_sums = torch.zeros(2, dtype=torch.float64, device=device)  # total, normaliser
+        # rows whose target is each class, and how many of them are correct
+        self.of_class = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
         if classwise is None:
             classwise = num_classes <= 1000
         self.classwise = ClasswiseCalibration(num_classes, num_bins, device) if classwise else None
-        self.tensors = [self.sums, self.loss_sums, *self.calibration.tensors]
+        self.tensors = [self.sums, self.loss_sums, self.of_class, *self.calibration.tensors]
         if self.classwise:
             self.tensors.append(self.classwise.residuals)
 
@@ -114,7 +118,11 @@ class Metrics(Sums):
             )
         log_y = log_probs.gather(1, targets)
         rank = rank_of_targets(log_probs, targets, log_y)
-        self.calibration.update(log_probs.amax(1).double().exp(), rank == 0)
+        correct = rank == 0
+        self.calibration.update(log_probs.amax(1).double().exp(), correct)
+        classes = targets.squeeze(1)
+        self.of_class[0].index_add_(0, classes, torch.ones_like(classes))
+        self.of_class[1].index_add_(0, classes, correct.long())
         if self.classwise:
             self.classwise.update(probs, targets)
         log_y = log_y.squeeze(1).double()
@@ -138,12 +146,16 @@ class Metrics(Sums):
         count = int(bins.count.sum())
         log_y, brier, top5 = (self.sums / count).tolist()
         nll = 0.0 - log_y  # not -0.0
+        rows, correct = self.of_class[:, self.of_class[0] > 0].double()
+        accuracies = correct / rows  # of the classes that occur
         total, normaliser = self.loss_sums.tolist()
         figures = {"loss": total / normaliser} if normaliser else {}
         figures |= {
             "nll": nll,
             "perplexity": math.exp(nll) if nll < 709 else math.inf,
             "accuracy": int(bins.correct.sum()) / count,
+            "balanced_accuracy": accuracies.mean().item(),
+            "worst_class_accuracy": accuracies.min().item(),
             "top5": top5,
             "brier": brier,
         }

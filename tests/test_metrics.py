@@ -194,6 +194,37 @@ def test_ignored_rows_count_nowhere_whatever_they_hold(ignore_index):
     assert found["count"] == kept.sum()
 
 
+@pytest.mark.parametrize("classes", [2, 10, 13_000])
+def test_balanced_and_worst_class_accuracy_are_of_the_classes_that_occur(classes):
+    log_probs, targets = sample(400 if classes < 100 else 60, classes, spread=8.0)
+    targets[::5] = -100
+    kept = targets != -100
+    labels, top = targets[kept].numpy(), log_probs[kept].argmax(1).numpy()
+
+    found = measure(log_probs, targets)
+
+    recalls = [np.mean(top[labels == k] == k) for k in np.unique(labels)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls), abs=1e-14)
+    assert found["worst_class_accuracy"] == min(recalls)
+    assert 0 < found["balanced_accuracy"] < 1
+    if classes < 100:
+        theirs = sklearn.metrics.balanced_accuracy_score(labels, top)
+        assert found["balanced_accuracy"] == pytest.approx(theirs, abs=1e-14)
+
+
+def test_a_rare_class_that_is_always_wrong_is_the_worst_and_lowers_the_mean_of_classes():
+    log_probs = torch.full((100, 3), 0.1, dtype=torch.float64)
+    log_probs[:, 0] = 0.8  # the frequent class, whatever the row; the last class does not occur
+    targets = torch.tensor([0] * 98 + [1] * 2)
+
+    found = measure(log_probs.log(), targets)
+
+    assert (found["accuracy"], found["balanced_accuracy"]) == (0.98, 0.5)
+    assert found["worst_class_accuracy"] == 0
+    right = measure(log_probs.log()[:98], targets[:98])
+    assert (right["balanced_accuracy"], right["worst_class_accuracy"]) == (1, 1)
+
+
 def test_the_loss_is_the_sum_of_totals_over_the_sum_of_normalisers():
     log_probs, targets = sample(20)
     metrics = Metrics(10)

@@ -53,6 +53,7 @@ def test_scalars_stand_by_split_and_metric_at_the_optimizer_step(run):
     assert set(tags) == set(logged)
     assert {
         *(f"val/{m}" for m in ("loss", "nll", "perplexity", "accuracy", "brier", "ece")),
+        *("val/balanced_accuracy", "val/worst_class_accuracy", "test/worst_class_accuracy"),
         *("train/loss", "train/lr", "test/nll", "test/kneser_ney_nll", "test/mixture_nll"),
     } <= set(tags)
     for tag in tags:

@@ -5,6 +5,8 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "nll": ("nll", "{:.4f}", False),
     "perplexity": ("perplexity", "{:.2f}", False),
     "accuracy": ("accuracy", "{:.2%}", True),
+    "balanced_accuracy": ("balanced accuracy", "{:.2%}", True),
+    "worst_class_accuracy": ("worst class", "{:.2%}", True),
     "error": ("error", "{:.2%}", False),
     "brier": ("Brier", "{:.4f}", False),
     "ece": ("ECE", "{:.4f}", False),
