@@ -19,6 +19,11 @@ from metrics.rows import as_rows, cached_rows
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
+Derivatives = tuple[float, float, float, float]  # nll and its derivatives by beta, means over rows
+Evaluate = Callable[[float], tuple[Derivatives, float, int]]
+
+SOME_ROWS = 1000  # from so many on, a sixteenth of the rows is fitted first
+MAX_SOME = 2**26  # numbers among which that sixteenth is sought, to bound the memory
 WIDTH = 1e4  # T is sought between scale / WIDTH and scale * WIDTH
 
 
@@ -57,15 +62,16 @@ def fit_temperature(
 def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> TemperatureFit:
     """Fit T to a split given in pieces, so that it need not be in memory at once.
 
-    This minimises nll, which is convex in beta = 1/T, by Newton steps inside a bracket, in float64.
-    For scores z of target y and d_k = z_k - z_y, nll is the mean of log sum_k exp(beta d_k), its
-    slope the mean of E_p[d] and its curvature the mean of Var_p[d], where p = softmax(beta z). The
-    bounds of T are relative to the spread of the scores, so that multiplying the scores by c
-    multiplies T by c.
+    This minimises nll, which is convex in beta = 1/T, by Halley's steps inside a bracket, in
+    float64. For scores z of target y and d_k = z_k - z_y, nll is the mean of
+    log sum_k exp(beta d_k), and its derivatives are the means of E_p[d], Var_p[d] and the third
+    central moment of d, where p = softmax(beta z). Of many rows, some are fitted first, and all
+    from there. The bounds of T are relative to the spread of the scores, so that multiplying the
+    scores by c multiplies T by c.
 
     Args:
         chunks: returns the pieces (log_probs, targets), as for `fit_temperature`. It is called once
-            for each of about ten passes.
+            for each pass, of which there are three or four for many rows, and up to ten for few.
         ignore_index: rows with this target are left out.
 
     Raises:
@@ -73,17 +79,23 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
             score is -inf.
         TypeError: `log_probs` are not floating, or `targets` are.
     """
+    some: list[tuple[Tensor, Tensor]] = []
     evaluate = partial(_evaluate, chunks, ignore_index)
-    _, _, variance, wrong = evaluate(0.0)
-    start = evaluate(1.0)
+    start, variance, wrong = evaluate(1.0, some)
     if variance == 0:  # every class is as probable as every other, at any T
         return TemperatureFit(1.0, None, start[0], start[0])
     scale = math.sqrt(variance)  # the scores' standard deviation within a row
     low, high = min(1.0, 1 / (WIDTH * scale)), max(1.0, WIDTH / scale)
     if wrong == 0:
-        beta, nll = high, evaluate(high)[0]
+        beta, nll = high, evaluate(high)[0][0]
     else:
-        beta, nll = _newton(evaluate, start, low, high)
+        beta, point = 1.0, start
+        if sum(len(classes) for _, classes in some) >= SOME_ROWS:
+            of_some = partial(_evaluate, lambda: some, ignore_index)
+            near, _ = _minimum(of_some, 1.0, of_some(1.0)[0], low, high)
+            if low < near < high:
+                beta, point = near, evaluate(near)[0]
+        beta, nll = _minimum(evaluate, beta, point, low, high)
     bounds: dict[float, Literal["lower", "upper"]] = {high: "lower", low: "upper"}
     at_bound = bounds.get(beta)
     if nll > start[0]:  # by rounding
@@ -91,58 +103,84 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
     return TemperatureFit(1 / beta, at_bound, start[0], nll)
 
 
-def _newton(
-    evaluate: Callable[[float], list[float]], start: list[float], low: float, high: float
+def _minimum(
+    evaluate: Evaluate, beta: float, point: Derivatives, low: float, high: float
 ) -> tuple[float, float]:
-    """Return the beta in [low, high] where the slope is 0, or else the nearer end, and its nll."""
-    beta, ends = 1.0, (low, high)
-    nll, slope, curvature, _ = start
+    """Return the beta in [low, high] where the slope is 0, or else the nearer end, and its nll.
+
+    The search begins at `beta`, where nll and its derivatives are `point`.
+    """
+    ends = (low, high)
     for _ in range(100):
+        nll, slope, curvature, third = point
         low, high = (beta, high) if slope < 0 else (low, beta)
-        step = -slope / max(curvature, 1e-300)
-        if abs(step) <= 1e-9 * beta:  # Newton squares the error: after this step it is 1e-18
-            return beta + step, nll
+        curvature = max(curvature, 1e-300)
+        bend = slope * third / (2 * curvature)  # what Halley's step adds to Newton's
+        step = -slope / (curvature - max(min(bend, curvature / 2), -curvature))
+        if abs(step) <= 1e-5 * beta:  # Halley cubes the error: after this step it is 1e-15
+            return beta + step, nll + slope * step / 2
         guess = min(max(beta + step, ends[0]), ends[1])
         if not low < guess < high and guess not in ends:
             guess = math.sqrt(low * high)
         if guess == beta:
             break
         beta = guess
-        nll, slope, curvature, _ = evaluate(beta)
+        point = evaluate(beta)[0]
     return beta, nll
 
 
 @torch.no_grad()
-def _evaluate(chunks: Chunks, ignore_index: int, beta: float) -> list[float]:
-    """Go through the split once; return the means that `_sums` names."""
-    total = torch.zeros(4, dtype=torch.float64)
+def _evaluate(
+    chunks: Chunks,
+    ignore_index: int,
+    beta: float,
+    some: list[tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Derivatives, float, int]:
+    """Go through the split once; return means over rows, and how many targets are not ranked first.
+
+    The means are those of nll and its derivatives at `beta` and, where `some` is given, of the
+    variance of the scores within a row. Every sixteenth row is put into `some`.
+    """
+    total = torch.zeros(6, dtype=torch.float64)
     num_rows = 0
     for log_probs, targets in chunks():
         scores, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
+        if some is not None and num_rows * scores.shape[1] < MAX_SOME:
+            these = slice(-num_rows % 16, None, 16)
+            some.append((scores[these], classes[these, 0]))
         num_rows += len(classes)
-        size = max(1, cached_rows(scores.shape[1], scores.device) // 4)
-        for some, of_some in zip(scores.split(size), classes.split(size), strict=True):
-            total += _sums(some.double(), of_some, beta).cpu()
+        size = max(1, cached_rows(scores.shape[1], scores.device) // 16)
+        for few, of_few in zip(scores.split(size), classes.split(size), strict=True):
+            total += _sums(few.double(), of_few, beta, some is not None).cpu()
     if not num_rows:
         raise ValueError("no rows to fit a temperature to")
     if not total.isfinite().all():
         raise ValueError(
             "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
         )
-    return (total / num_rows).tolist()
+    nll, slope, curvature, third, variance, _ = (total / num_rows).tolist()
+    return (nll, slope, curvature, third), variance, int(total[5])
 
 
-def _sums(scores: Tensor, classes: Tensor, beta: float) -> Tensor:
-    """Return nll, its slope, its curvature and the targets not ranked first, summed over rows.
+def _sums(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) -> Tensor:
+    """Return the sums over rows of what `_evaluate` returns, (6,); the variance is 0 if not asked.
 
-    Scores are (n, C), classes (n, 1), the sums (4,).
+    Scores are (n, C), classes (n, 1).
     """
     margins = scores - scores.gather(1, classes)
-    logits = beta * margins if beta else margins.masked_fill(margins > -math.inf, 0)
-    probs = logits.softmax(1)
-    top = margins.amax(1)
-    nll = beta * top - probs.amax(1).log()  # reuses the exponentials of the softmax
-    margins.clamp_(min=-1e150)  # of impossible classes: 0 times this, or its square, is 0
-    mean = torch.linalg.vecdot(probs, margins)
-    variance = torch.linalg.vecdot(probs, (margins - mean[:, None]).square_())
-    return torch.stack([nll, mean, variance, (top > 0).double()]).sum(1)
+    top = margins.amax(1, keepdim=True)
+    weights = torch.sub(margins, top).mul_(beta).exp_()  # softmax, up to its denominator
+    total = weights.sum(1, keepdim=True)
+    nll = beta * top + total.log()
+    variance = torch.zeros_like(nll)
+    if with_variance:
+        possible = margins > -math.inf
+        finite, count = margins.where(possible, 0), possible.sum(1, keepdim=True)
+        mean = finite.sum(1, keepdim=True) / count
+        variance = finite.sub_(mean).mul_(possible).square_().sum(1, keepdim=True) / count
+    margins.clamp_(min=-1e150)  # of impossible classes: 0 times this, however often, is 0
+    mean = (weights * margins).sum(1, keepdim=True) / total
+    margins.sub_(mean)
+    curvature = weights.mul_(margins).mul_(margins).sum(1, keepdim=True) / total
+    third = weights.mul_(margins).sum(1, keepdim=True) / total
+    return torch.cat([nll, mean, curvature, third, variance, (top > 0).double()], 1).sum(0)

@@ -173,6 +173,25 @@ def test_a_large_vocabulary_is_gone_through_in_pieces():
     assert len(calls) <= 10  # each may be a forward pass
 
 
+def test_many_rows_are_gone_through_four_times_at_most():
+    scores, targets = sample(40_000, 3, temperature=2.5)
+    targets[::5] = -100
+    calls = []
+
+    def chunks():
+        calls.append(1)
+        yield from zip(scores.split(999), targets.split(999), strict=True)
+
+    fit = fit_temperature_in_chunks(chunks)
+
+    assert len(calls) <= 4  # each may be a forward pass
+    kept = targets != -100
+    beta = torch.tensor(1 / fit.temperature, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(beta * scores[kept], targets[kept]).backward()
+    assert abs(beta.grad) < 1e-13
+    assert fit.nll_after == pytest.approx(nll(scores[kept], targets[kept], fit.temperature), 1e-13)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_scores_that_are_not_finite_are_refused(value):
     scores, targets = sample(10)
