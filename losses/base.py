@@ -4,7 +4,8 @@
 """
 
 import inspect
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,14 @@ class ClassificationLoss(nn.Module):
         # only the class that the formula is from can have a quick form of it
         owner = next(c for c in type(self).__mro__ if "elementwise" in vars(c))
         self._has_quick_form = "quick_elementwise" in vars(owner)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the weights; to Apple's GPUs, which have no float64, as float32."""
+        try:
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        except TypeError:
+            self.float()
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments and their values."""

@@ -39,10 +39,16 @@ def index(name: str, value: int) -> int:
     return int(value)
 
 
+def widest_float(value: object) -> torch.dtype:
+    """Return float64, or float32 for what is on Apple's GPUs, which have no float64."""
+    on_mps = isinstance(value, Tensor) and value.device.type == "mps"
+    return torch.float32 if on_mps else torch.float64
+
+
 def factors(name: str, value: Values, *, allowed: str = ">= 0") -> Tensor:
-    """Return finite factors, ">= 0" or "> 0", as a tensor of float64."""
+    """Return finite factors, ">= 0" or "> 0", as a tensor of `widest_float`."""
     try:
-        values = torch.as_tensor(value, dtype=torch.float64)
+        values = torch.as_tensor(value, dtype=widest_float(value))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be one number per class, got {value!r}") from None
     bad = ~(values.isfinite() & (values > 0 if allowed == "> 0" else values >= 0))

@@ -33,7 +33,7 @@ def class_weights(
     if not isinstance(scheme, str):
         return checks.class_weight("scheme", scheme)
     checks.choice("scheme", scheme, ("balanced", "effective_number"))
-    counts = torch.as_tensor(class_counts).to(torch.float64)
+    counts = torch.as_tensor(class_counts).to(checks.widest_float(class_counts))
     if counts.ndim != 1 or bool((counts < 0).any()):
         raise ValueError(f"class_counts must be one number >= 0 per class, got {class_counts}")
     present = counts.clamp(min=1)

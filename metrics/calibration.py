@@ -20,7 +20,7 @@ from metrics.calibration_error import (
     smooth_error,
 )
 from metrics.floor_and_interval import bootstrap_interval, null_error
-from metrics.rows import as_rows, rank_of_targets
+from metrics.rows import as_rows, float64_device, rank_of_targets
 from metrics.sums import Sums
 
 LEAST_CELLS = 2**13
@@ -32,7 +32,7 @@ class Calibration(Sums):
 
     Args:
         num_bins: number of bins, equal-width ones and equal-mass ones.
-        device: where the sums are kept.
+        device: where the sums are kept; for mps, the CPU.
 
     Raises:
         ValueError: `num_bins` is below 1.
@@ -41,8 +41,7 @@ class Calibration(Sums):
     def __init__(self, num_bins: int = 15, *, device: torch.device | str = "cpu") -> None:
         if num_bins < 1:
             raise ValueError(f"num_bins must be >= 1, got {num_bins}")
-        if torch.device(device).type == "mps":
-            device = "cpu"  # MPS has no float64
+        device = float64_device(device)
         self.num_bins = num_bins
         self.num_cells = PARTS * num_bins
         while self.num_cells < LEAST_CELLS:
@@ -54,7 +53,7 @@ class Calibration(Sums):
 
     def update(self, confidence: Tensor, correct: Tensor) -> None:
         """Add confidences (n,), from 0 to 1, and whether each prediction is correct (n,)."""
-        confidence = confidence.to(self.confidences)
+        confidence = confidence.to(self.confidences.device).double()
         # 1e-9 of a cell keeps a probability that came through log and exp on its side.
         cell = (confidence * self.num_cells - 1e-9).long().clamp_(0, self.num_cells - 1)
         self.count.index_add_(0, cell, torch.ones_like(cell))

@@ -14,6 +14,12 @@ def cached_rows(num_classes: int, device: torch.device | str) -> int:
     return max(1, elements // num_classes)
 
 
+def float64_device(device: torch.device | str) -> torch.device:
+    """Return the device, or the CPU for Apple's GPUs, which have no float64."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def as_rows(
     log_probs: Tensor, targets: Tensor, num_classes: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:

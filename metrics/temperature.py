@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metrics.rows import as_rows, cached_rows
+from metrics.rows import as_rows, cached_rows, float64_device
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -144,7 +144,9 @@ def _evaluate(
     total = torch.zeros(6, dtype=torch.float64)
     num_rows = 0
     for log_probs, targets in chunks():
-        scores, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
+        device = float64_device(log_probs.device)
+        rows = log_probs.to(device), targets.to(device)
+        scores, classes = as_rows(*rows, log_probs.shape[1], ignore_index)
         if some is not None and num_rows * scores.shape[1] < MAX_SOME:
             these = slice(-num_rows % 16, None, 16)
             some.append((scores[these], classes[these, 0]))

@@ -37,7 +37,7 @@ class Metrics(Sums):
         num_classes: C.
         num_bins: number of bins of ECE, MCE, RMSCE, adaptive and classwise ECE.
         ignore_index: rows with this target count nowhere.
-        device: where the sums are kept.
+        device: where the sums are kept; for mps, the CPU.
         classwise: whether to compute classwise ECE, for which every probability must be binned.
             None means up to 1,000 classes.
 
@@ -101,7 +101,7 @@ class Metrics(Sums):
             self._add(rows[start : start + size], classes[start : start + size])
         if loss_sums is not None:
             for mine, new in zip(self.loss_sums, loss_sums, strict=True):
-                mine += new
+                mine += new.to(device) if isinstance(new, Tensor) else new
 
     def _add(self, log_probs: Tensor, targets: Tensor) -> None:
         """Add rows (n, C) that fit the cache, and their targets (n, 1)."""

@@ -81,9 +81,10 @@ class KneserNey:
         return cls(unigram, tuple(orders))
 
     def log_probs(self, contexts: Tensor) -> Tensor:
-        """Return log p(w | context), (N, V) in float64, for contexts (N, T), nearest token last.
+        """Return log p(w | context), (N, V) in float64 on the CPU, for contexts (N, T).
 
-        Only the last order - 1 tokens of a context matter; a context may also be shorter.
+        The nearest token is the last. Only the last order - 1 tokens of a context matter; a context
+        may also be shorter.
         """
         tokens: Ints = contexts.cpu().numpy()
         base = len(self.unigram) + 1
@@ -100,7 +101,7 @@ class KneserNey:
             row = np.repeat(np.arange(len(rows)), sizes)  # one entry per n-gram of these contexts
             ngram = np.arange(len(row)) + (order.starts[ids + 1] - sizes.cumsum())[row]
             probs[rows[row], order.words[ngram]] += order.probs[ngram]
-        return torch.from_numpy(probs).to(contexts.device).log_()
+        return torch.from_numpy(probs).log_()
 
 
 def _smooth(base: int, contexts: Ints, ngrams: Ints, counts: Ints) -> _Order:

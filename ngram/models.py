@@ -9,7 +9,8 @@ from losses import ClassificationLoss
 from ngram.data import in_text_order
 from training.errors import check_setting
 
-LogProbs = Callable[[Tensor], Tensor]  # contexts (N, T) -> log-probabilities (N, V) in float64
+# contexts (N, T) -> log-probabilities (N, V) in float64, on the CPU
+LogProbs = Callable[[Tensor], Tensor]
 
 # Shapes: N examples, T tokens of context, D embedding, H hidden, V vocabulary.
 

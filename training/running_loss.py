@@ -10,8 +10,8 @@ from training.loop import Update
 class RunningLoss:
     """Sums of totals and normalisers, and the number of examples per second.
 
-    On a CPU the sums are Python's floats. On another device reading each step would stall its
-    queue, so they stay there as float64 tensors.
+    On a CPU the sums are Python's floats, and on Apple's GPUs, which have no float64. On another
+    device reading each step would stall its queue, so they stay there as float64 tensors.
     """
 
     def __init__(self, total: float = 0.0, normaliser: float = 0.0, examples: int = 0) -> None:
@@ -23,9 +23,9 @@ class RunningLoss:
     def add(self, update: Update) -> None:
         """Add the sums of an update."""
         total, normaliser, num_examples = update
-        on_cpu = total.device.type == "cpu"
-        self.total = self.total + (total.item() if on_cpu else total.double())
-        self.normaliser = self.normaliser + (normaliser.item() if on_cpu else normaliser.double())
+        is_read = total.device.type in ("cpu", "mps")
+        self.total = self.total + (total.item() if is_read else total.double())
+        self.normaliser = self.normaliser + (normaliser.item() if is_read else normaliser.double())
         self.examples += num_examples
 
     def mean(self) -> float:

@@ -55,10 +55,10 @@ class Augment:
         images, targets = self.moved(split.inputs[indices], indices, epoch), split.targets[indices]
         if not self.mixup:
             return images, targets
-        draws = uniforms(self.seed, epoch, indices, 2, "mixup").double()
-        partners = (draws[:, 0] * len(split)).long()
+        draws = uniforms(self.seed, epoch, indices, 2, "mixup").cpu().double()  # mps has none
+        partners = (draws[:, 0] * len(split)).long().to(indices.device)
         both = targets, split.targets[partners]
-        share = betaincinv(self.mixup, self.mixup, draws[:, 1].cpu().numpy())  # Beta's quantile
+        share = betaincinv(self.mixup, self.mixup, draws[:, 1].numpy())  # Beta's quantile
         share = torch.from_numpy(share).to(images.device, torch.float32)[:, None]
         others = self.moved(split.inputs[partners], partners, epoch).float()
         images = images.float().lerp(others, 1 - share[:, :, None, None])

@@ -120,7 +120,8 @@ def try_model(model: nn.Module, splits: Splits) -> Tensor:
     given = f"for inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}"
     expected = (len(inputs), splits.num_classes, *targets.shape[1:])
     buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    devices = [] if inputs.device.type == "cpu" else [inputs.device]
+    with torch.random.fork_rng(devices, device_type=inputs.device.type):
         trained = called(model.train(), inputs, name)
     for key, buffer in model.named_buffers():  # such as running means, which a step changes
         buffer.copy_(buffers[key])
@@ -194,13 +195,13 @@ def called(model: Callable[[Tensor], Any], inputs: Tensor, name: str) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first of cuda, mps and cpu that is here."""
+    """Return the device of that name; "auto" is cuda where there is one, else cpu."""
     here, several = ["cpu"], world_size() > 1
     if torch.backends.mps.is_available() and not several:
-        here.insert(0, "mps")
+        here.append("mps")
     if torch.cuda.is_available():
         here.insert(0, "cuda")
-    if name == "auto":
+    if name == "auto":  # a CPU trains models of this size more quickly than mps
         name = here[0]
     if name == "cuda" and several:  # each process its own
         name = f"cuda:{local_rank()}"
