@@ -1,13 +1,16 @@
-# `make train` and `make test` do all the set-up: a virtual environment in .venv, once.
+# `make train` and `make test` do all the set-up, each what it needs: a virtual environment in .venv.
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 
-.PHONY: train test smoke compare check format
+.PHONY: train test slow smoke compare check format
 train: .venv/installed
 	$(BIN)/python scripts/train_ngram.py
 
-test: .venv/installed
+test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+slow: .venv/installed-dev # the tests that `make test` leaves out because they take many seconds
+	$(BIN)/python -m pytest -m slow
 
 smoke: .venv/installed # every loss, every stage of both scripts; distillation learns from the first run
 	rm -rf outputs/smoke
@@ -25,17 +28,21 @@ compare: .venv/installed # TensorBoard on the last sweep
 	fi; \
 	$(BIN)/tensorboard --logdir "$$(dirname "$$last")"
 
-check: .venv/installed
+check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --editable '.[dev]'
 	touch $@
