@@ -15,7 +15,7 @@ from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run
 from training.run.folder import read_metrics
 from vision.data import in_pixels
-from vision.images import middle_square, open_image
+from vision.images import in_utf8, middle_square, open_images
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     probs, classes = predict(run, arguments.images).sort(1, descending=True)
     for file, row, order in zip(arguments.images, probs, classes, strict=True):
         best = zip(row[: arguments.top], order[: arguments.top], strict=True)
-        print(f"{file}:", ", ".join(f"{run.class_names[k]} {p:.2%}" for p, k in best))
+        print(f"{in_utf8(str(file))}:", ", ".join(f"{run.class_names[k]} {p:.2%}" for p, k in best))
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def predict(run: FinishedRun, files: list[Path]) -> Tensor:
     data = run.cfg.data
     if "image_size" not in data:
         raise ConfigError(f"{run.folder}: not a vision run; it reads no images")
-    opened = (open_image(file, data.channels) for file in files)
+    opened = open_images(files, data.channels)
     pixels = torch.stack([middle_square(image, data.image_size) for image in opened])
     images = (pixels.float() - in_pixels(data.mean)) / in_pixels(data.std)
     log_probs = run.loss_fn.log_probs(torch.cat([run.model(x) for x in images.split(256)]))

@@ -1,6 +1,7 @@
 """Where images come from: the digits, torchvision's files, and folders of a user's own."""
 
 import gzip
+import os
 import re
 import shutil
 import struct
@@ -9,16 +10,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IFDRational
 from sklearn.datasets import load_digits
 
 from training.errors import DataError
 from training.run.targets import instantiate
-from vision.images import middle_square, open_image, read_digits, read_folder, read_torchvision
+from vision.images import middle_square, open_images, read_digits, read_folder, read_torchvision
 
 
 def parts_of(splits):
     return [splits.train, splits.val, splits.calibration, splits.test]
+
+
+def opened(file, channels=1):
+    (image,) = open_images([file], channels)
+    return image
 
 
 def test_digits_are_scikit_learns_as_bytes():
@@ -160,7 +167,7 @@ def test_a_wide_image_is_cut_to_its_middle_square(tmp_path):
     pixels[:, 4:12] = (10, 20, 30)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
 
-    image = middle_square(open_image(tmp_path / "wide.png", 3), 8)
+    image = middle_square(opened(tmp_path / "wide.png", 3), 8)
 
     assert torch.equal(image, torch.tensor([10, 20, 30]).byte()[:, None, None].expand(3, 8, 8))
 
@@ -172,9 +179,9 @@ def test_sixteen_bits_a_pixel_are_scaled_and_not_cut_off(tmp_path):
         ("I", levels.repeat(2, 0).astype(np.int32)),
     ):
         Image.fromarray(pixels).save(tmp_path / "deep.tif")
-        with Image.open(tmp_path / "deep.tif") as opened:
-            assert opened.mode == mode
-        image = middle_square(open_image(tmp_path / "deep.tif", 1), 4)
+        with Image.open(tmp_path / "deep.tif") as before:
+            assert before.mode == mode
+        image = middle_square(opened(tmp_path / "deep.tif"), 4)
         assert image[0, ::2].tolist() == (levels // 256).tolist()
 
 
@@ -191,7 +198,10 @@ def test_a_test_folder_of_another_class_is_refused(folder, tmp_path):
     ("prepare", "message"),
     [
         (lambda f: (f / "cats" / "1.png").write_bytes(b"no"), r"1\.png: cannot be read \(not an"),
-        (lambda f: [x.unlink() for x in (f / "dogs").iterdir()], r"no valid file for .* dogs\."),
+        (
+            lambda f: [x.unlink() for x in (f / "dogs").iterdir()],
+            r"dogs: holds no image file, whose name ends in one of \.png",
+        ),
         (lambda f: f.rename(f.with_name("gone")), r"data\.root=.*: .*No such file"),
         (
             lambda f: [x.unlink() for x in (f / "dogs").iterdir()] and (f / "dogs").rmdir(),
@@ -204,3 +214,105 @@ def test_unusable_folders_are_data_errors(folder, prepare, message):
 
     with pytest.raises(DataError, match=message):
         read_folder(folder, 3, 16, False)
+
+
+def test_what_a_notebook_or_an_archiver_left_is_no_image_and_no_class(folder):
+    before = read_folder(folder, 1, 8, True)
+    for place in ("", "cats", "cats/more"):
+        for name in (".ipynb_checkpoints", "__MACOSX"):
+            (folder / place / name).mkdir(parents=True)
+            shutil.copy(folder / "cats" / "0.png", folder / place / name / "0.png")
+        (folder / place / "._0.png").write_bytes(b"no image")
+
+    after = read_folder(folder, 1, 8, True)
+
+    assert after[1] == before[1]
+    assert torch.equal(after[0].inputs, before[0].inputs)
+
+
+def test_a_linked_folder_of_images_is_followed_and_a_link_in_a_circle_is_named(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(folder / "dogs" / "1.png", tmp_path / "elsewhere" / "other.png")
+    (folder / "dogs" / "more").symlink_to(tmp_path / "elsewhere")
+
+    assert len(read_folder(folder, 1, 8, True)[0]) == 21
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"more/again: is a link to a folder that it is in"):
+        read_folder(folder, 1, 8, True)
+
+
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def test_floats_from_0_to_1_become_bytes(tmp_path):
+    Image.fromarray(RAMP.astype(np.float32)).save(tmp_path / "a.tif")
+
+    assert np.array_equal(np.array(opened(tmp_path / "a.tif")), (255 * RAMP).round())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (
+            (2 * RAMP - 1).astype(np.float32),
+            "mode F with pixels from -1 to 1: must be from 0 to 1;",
+        ),
+        ((65535 * RAMP).astype(np.float32), "mode F with pixels from 0 to 65535: must be from 0"),
+        (np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32), "mode F .* nan: must be from 0"),
+        ((255 * RAMP).astype(np.uint16), "mode I;16 with pixels from 0 to 255: .* all become 0;"),
+        ((255 * RAMP).astype(np.int32), "mode I with pixels from 0 to 255: different pixels all"),
+        ((4095 * RAMP).astype(np.uint16), "mode I;16 with pixels from 0 to 4095: no file has"),
+        ((70000 * RAMP).astype(np.int32), "mode I with pixels from 0 to 70000: must be from 0 to"),
+        (np.stack([np.zeros((8, 8)), 255 * RAMP], 2).astype(np.uint8), "mode LA: different pixels"),
+    ],
+)
+def test_pixels_that_would_be_cut_off_or_become_one_value_are_refused(pixels, message, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+
+    with pytest.raises(DataError, match=f"a.tif: {message}"):
+        opened(tmp_path / "a.tif")
+
+
+def test_a_dark_image_of_a_set_of_16_bits_keeps_the_scale_of_the_set(tmp_path):
+    for name, peak in (("dark", 4000), ("light", 60000)):
+        Image.fromarray((peak * RAMP).astype(np.uint16)).save(tmp_path / f"{name}.png")
+
+    dark, light = open_images([tmp_path / "dark.png", tmp_path / "light.png"], 1)
+
+    assert (dark.getextrema(), light.getextrema()) == ((0, 15), (0, 234))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_orientation_is_read_beside_tags_that_cannot_be_written_again(orientation, tmp_path):
+    image = Image.fromarray(np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8))
+    exif = Image.Exif()
+    exif[274] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    want = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")))
+    exif[33434] = IFDRational(1, 3)  # the exposure time, put at -1 / 0 below
+    image.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    content = (tmp_path / "a.jpg").read_bytes()
+    third = next(
+        x for x in (struct.pack(f"{end}II", 1, 3) for end in "<>") if content.count(x) == 1
+    )
+    bad = struct.pack("<ii" if third[0] else ">ii", -1, 0)
+    (tmp_path / "a.jpg").write_bytes(content.replace(third, bad))
+
+    assert np.array_equal(np.array(opened(tmp_path / "a.jpg")), want)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are UTF-16 there")
+def test_a_folder_whose_name_is_not_utf8_is_a_class_with_its_bytes_escaped(folder, command_line):
+    try:
+        (folder / "cats").rename(folder / os.fsdecode(b"caf\xe9"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    settings = ["data.resize=true", "data.image_size=8", "trainer.epochs=1", "device=cpu"]
+    settings += ["data=image_folder", f"data.root={folder}", "model=linear", "hydra.run.dir=run"]
+
+    code, _, err = command_line(*settings, task="vision")
+
+    assert (code, err) == (0, "")
+    code, _, err = command_line("data=image_folder", "data.root=caf\udce9", task="vision")
+    assert (code, err.count("\n")) == (2, 1) and "must be UTF-8" in err
+    assert read_folder(folder, 1, 8, True)[1] == ("caf\\xe9", "dogs")

@@ -1,6 +1,8 @@
 """The images: scikit-learn's digits, torchvision's data sets, or a user's own files."""
 
 import gzip
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from PIL.Image import Transpose
 from torch import Tensor
 
 from training.data import Split
 from training.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ORIENTATION = 274  # the tag of EXIF, whose values from 2 on say how to turn an image
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 # images (N, C, S, S) uint8, the names of their classes, the images of a separate test split, if any
 ImageSet = tuple[Split, tuple[str, ...], Split | None]
@@ -82,29 +95,60 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
 
     Where both root/train and root/test exist, each holds one folder per class, and the images of
     root/test are the test split. Files of different sizes are refused unless `resize` is true.
+    Names that begin with a dot, and __MACOSX, are skipped at every level.
     """
     parts = [root / name for name in ("train", "test") if (root / name).is_dir()]
     parts = parts if len(parts) == 2 else [root]
-    folder_class = import_torchvision().datasets.DatasetFolder
     try:
-        folders = [folder_class(part, open_image, EXTENSIONS) for part in parts]
+        classes = [
+            [f for f in sorted(part.iterdir()) if f.is_dir() and _is_data(f)] for part in parts
+        ]
+        files = [[_image_files(folder) for folder in folders] for folders in classes]
     except OSError as error:
-        raise DataError(f"data.root={root}: {error}") from None
-    names, others = folders[0].classes, folders[-1].classes
+        raise DataError(f"data.root={root}: {error.filename}: {error.strerror}") from None
+    # a name that is not UTF-8 is shown with its bytes escaped
+    names, *others = ([in_utf8(folder.name) for folder in folders] for folders in classes)
     if len(names) < 2:
         raise DataError(f"data.root={root}: must hold two folders or more, one per class: {names}")
-    if names != others:
-        different = ", ".join(sorted(set(names) ^ set(others)))
+    if others and names != others[0]:
+        different = ", ".join(sorted(set(names) ^ set(others[0])))
         raise DataError(f"data.root={root}: train and test must have the same classes: {different}")
-    train, *test = (_read(part.samples, channels, image_size, resize) for part in folders)
+    train, *test = (_read(of_part, channels, image_size, resize) for of_part in files)
     return train, tuple(names), test[0] if test else None
 
 
-def _read(samples: list[tuple[str, int]], channels: int, side: int, resize: bool) -> Split:
+def _is_data(path: Path) -> bool:
+    """Say whether a file or folder is meant, and not left there by an editor or an archiver."""
+    return not path.name.startswith(".") and path.name != "__MACOSX"
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and in those below it, links to folders among them."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = sorted(name for name in folders if _is_data(here / name))
+        for name in folders:
+            if here.resolve().is_relative_to((here / name).resolve()):
+                raise DataError(f"{here / name}: is a link to a folder that it is in; remove it")
+        found += [here / name for name in names if name.lower().endswith(EXTENSIONS)]
+    found = sorted(filter(_is_data, found))
+    if not found:
+        known = ", ".join(EXTENSIONS)
+        raise DataError(f"{folder}: holds no image file, whose name ends in one of {known}")
+    return found
+
+
+def in_utf8(name: str) -> str:
+    """Return the name of a file as text; bytes that are not UTF-8 become a backslash, x and hex."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _read(classes: list[list[Path]], channels: int, side: int, resize: bool) -> Split:
     pixels: list[Tensor] = []
     first_size: tuple[int, int] | None = None
-    for file, _ in samples:
-        image = open_image(Path(file), channels)
+    files = [file for files in classes for file in files]
+    for file, image in zip(files, open_images(files, channels), strict=True):
         first_size = first_size or image.size
         if image.size != first_size and not resize:
             size, earlier = (" x ".join(map(str, s)) for s in (image.size, first_size))
@@ -113,20 +157,67 @@ def _read(samples: list[tuple[str, int]], channels: int, side: int, resize: bool
                 f" data.resize=true scales all of them to {side} x {side}"
             )
         pixels.append(middle_square(image, side))
-    return Split(torch.stack(pixels), torch.tensor([target for _, target in samples]))
+    targets = torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, classes)]))
+    return Split(torch.stack(pixels), targets)
 
 
-def open_image(file: Path, channels: int) -> Image.Image:
-    """Return an image file in grey or in colour, turned as its EXIF orientation says."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits per pixel; `convert` would clip them at 255
-                image = image.convert("I").point(lambda x: x * (1 / 256)).convert("L")
-            return image.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
-        raise DataError(f"{file}: cannot be read ({reason})") from None
+def open_images(files: Iterable[Path], channels: int) -> Iterator[Image.Image]:
+    """Yield image files in grey or in colour, turned as their EXIF orientation says.
+
+    Pixels of 8 bits stay as they are. Floats are from 0 to 1 and are multiplied by 255; pixels of
+    16 or 32 bits are from 0 to 65535 and are divided by 256. Pixels outside are refused, as is an
+    image of different pixels that would become one value. Where no file has deep pixels above
+    4095, they hold 12 bits or fewer, and the first such file is refused.
+    """
+    largest, first_deep = 0, ""
+    for file in files:
+        try:
+            image = _upright(file)
+            about = f"{file}: mode {image.mode}"
+            in_bytes = image
+            if image.mode.startswith(("F", "I")):  # `convert` would clip them at 255
+                deep, limit = np.asarray(image), 1 if image.mode == "F" else 65535
+                low, high = deep.min(), deep.max()
+                about += f" with pixels from {low:g} to {high:g}"
+                if not (low >= 0 and high <= limit):  # NaN is not
+                    raise DataError(
+                        f"{about}: must be from 0 to {limit}; scale them, or save 8 bits"
+                    )
+                if limit > 1:
+                    largest, first_deep = max(largest, high), first_deep or about
+                scaled = deep // 256 if limit > 1 else (255 * deep).round()
+                in_bytes = Image.fromarray(scaled.astype(np.uint8))
+            result = in_bytes.convert("L" if channels == 1 else "RGB")
+            if _is_one_value(result) and not _is_one_value(image):
+                raise DataError(
+                    f"{about}: different pixels all become {result.getpixel((0, 0))};"
+                    " save what is to be seen as grey or colour of 8 bits"
+                )
+        except DataError:
+            raise
+        except Exception as error:  # of damaged files Pillow raises many types
+            reason = getattr(error, "strerror", None) or "not an image that Pillow can read"
+            raise DataError(f"{file}: cannot be read ({reason})") from None
+        yield result
+    if 0 < largest < 4096:
+        raise DataError(
+            f"{first_deep}: no file has pixels above {largest}, and of 16 bits 65535 is white;"
+            " multiply them, or save 8 bits"
+        )
+
+
+def _upright(file: Path) -> Image.Image:
+    """Return an image turned as its EXIF says; of that only the orientation is read."""
+    with Image.open(file) as image:
+        image.load()
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        return image if turn is None else image.transpose(turn)
+
+
+def _is_one_value(image: Image.Image) -> bool:
+    """Say whether all pixels are the same, transparency among them."""
+    pixels = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def middle_square(image: Image.Image, image_size: int) -> Tensor:

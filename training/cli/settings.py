@@ -117,6 +117,8 @@ def parse(word: str, *, sweeps: bool = False) -> Override:
     """Return a word of the command line in parts; several values only where a sweep takes them."""
     if word.startswith(("-", "~")) or "=" not in word:
         raise ConfigError(f"{word}: give settings only, as in SETTING=VALUE")
+    if any("\udc80" <= letter <= "\udcff" for letter in word):  # a byte of a name that is no text
+        raise ConfigError(f"{word!a}: must be UTF-8; rename the file or folder")
     with mistakes_named([word]):
         override = OverridesParser.create().parse_override(word)
     if override.is_sweep_override() and not sweeps:
