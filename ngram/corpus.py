@@ -1,6 +1,9 @@
 """The texts: the bundled Sonnets, a download that is verified, or any file; each is one string."""
 
+import codecs
 import hashlib
+import re
+import shlex
 from pathlib import Path
 
 import torch
@@ -25,16 +28,49 @@ def read_sonnets(numbers: list[int] | None = None) -> str:
 def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file, with every line end as a newline."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 (byte {error.start}); convert it, for example with"
-            f" `iconv -t utf-8 {path}`"
-        ) from None
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"data.path={path}: cannot be read ({error.strerror}); give the path of a text file"
         ) from None
+    try:
+        text, problem = content.decode("utf-8-sig"), ""
+    except UnicodeDecodeError as error:
+        text, problem = "", f"not UTF-8 (byte {error.start})"
+    if b"\0" in content and not problem:
+        problem = f"holds a NUL character (byte {content.index(0)})"
+    if problem:
+        source = likely_encoding(content)
+        raise DataError(
+            f"{path}: {problem}; it may be {source}: convert it with"
+            f" `iconv -f {source} -t utf-8 {shlex.quote(str(path))} > NEW`"
+        )
+    if not text:
+        raise DataError(f"{path}: is empty; give a text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def likely_encoding(content: bytes) -> str:
+    """Return the name for iconv of an encoding that bytes which are no UTF-8 text may be in."""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    if b"\0" in content:  # the empty half of a letter of ASCII
+        return "UTF-16LE" if content.index(0) % 2 else "UTF-16BE"
+    # letters beyond ASCII take two bytes in GBK; in Latin-1 they seldom stand side by side
+    beyond = re.findall(rb"[\x80-\xff]+", content)
+    if sum(len(run) % 2 == 0 for run in beyond) > len(beyond) / 2 and _decodes(content, "gb18030"):
+        return "GB18030"
+    has_controls = re.search(rb"[\x80-\x9f]", content)  # which no text in Latin-1 has
+    return "WINDOWS-1252" if has_controls and _decodes(content, "cp1252") else "ISO-8859-1"
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        return bool(content.decode(encoding))
+    except UnicodeDecodeError:
+        return False
 
 
 def read_tiny_shakespeare(path: str | None, root: str) -> str:

@@ -4,6 +4,7 @@ Every perplexity depends on these settings, so it is shown together with them.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ class Tokenizer:
     r"""The settings that turn lines of text into tokens, and tokens into a vocabulary.
 
     level: "word" (matches of `word_pattern`), "char" (characters), or "whitespace" (what stands
-        between spaces).
+        between spaces). Words have a curly apostrophe as a straight one.
     word_pattern: a regular expression; the default keeps `beauty's` and `feel'st` whole and makes
-        each punctuation mark a token.
+        each punctuation mark a token. Combining marks belong to the letter before them, whatever
+        the pattern, and <unk> in a text is one token.
     lowercase: turn capitals into small letters first.
     line_ends: "drop" (no tokens for them), "nonblank" (a token after each line that is not blank),
         or "all" (a token after each line).
@@ -61,15 +63,36 @@ class Tokenizer:
         return tokens
 
     def _split_line(self, line: str) -> list[str]:
-        if self.level == "word":
-            return [match.group() for match in re.finditer(self.word_pattern, line)]
-        return list(line) if self.level == "char" else line.split()
+        if self.level == "char":
+            return list(line)
+        line = line.replace("\u2019", "'")  # the curly apostrophe
+        if self.level == "whitespace":
+            return line.split()
+        tokens: list[str] = []
+        for i, part in enumerate(line.split(UNK)):  # <unk> in a text is one token
+            tokens += [UNK] * (i > 0) + self._words(part)
+        return tokens
+
+    def _words(self, text: str) -> list[str]:
+        if text.isascii():
+            return [match.group() for match in re.finditer(self.word_pattern, text)]
+        # The pattern sees letters without their marks, and each takes its marks along.
+        starts = [i for i, letter in enumerate(text) if not is_mark(letter)]
+        letters = "".join(text[i] for i in starts)
+        starts.append(len(text))
+        found = re.finditer(self.word_pattern, letters)
+        return [text[starts[match.start()] : starts[match.end()]] for match in found]
 
     def describe(self) -> str:
         """Return a few words that say what the tokens are."""
         unit = f"words {self.word_pattern}" if self.level == "word" else f"{self.level} level"
         case = "lower case" if self.lowercase else "cased"
         return f"{unit}, {case}, line ends {LINE_ENDS[self.line_ends]}"
+
+
+def is_mark(letter: str) -> bool:
+    """Say whether a character belongs to the letter before it: accents, vowel signs, joiners."""
+    return unicodedata.category(letter).startswith("M") or letter in "\u200c\u200d"
 
 
 # p1 is the protocol of the figures that this project compares with KenLM's.

@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+import shlex
+import shutil
+import subprocess
 from email.message import Message
 from io import BytesIO
 
@@ -69,6 +72,38 @@ def test_words_keep_inner_apostrophes_and_p1_cuts_at_them():
     assert Tokenizer()(line) == ["thy", "beauty's", "field", ",", "feel'st", "'", "tis", NEWLINE]
     p1 = tokenizer_for("p1", Tokenizer())
     assert p1(line) == re.findall(r"\w+|[^\w\s]", line[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e", 2),  # Hindi
+        ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u0e04\u0e23\u0e31\u0e1a", 2),  # Thai
+        ("cafe\u0301 nai\u0308ve", 2),  # accents as marks of their own
+        ("\u0130stanbul", 1),  # whose small letter is i and a dot above
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", 1),  # Persian, with a joiner
+    ],
+)
+def test_a_mark_belongs_to_its_letter(line, words):
+    assert Tokenizer(line_ends="drop")([line]) == line.lower().split()
+    assert len(line.split()) == words
+
+
+def test_a_curly_apostrophe_is_a_straight_one_and_unk_in_a_text_is_one_token():
+    words = Tokenizer(line_ends="drop")
+
+    assert words(["Don\u2019t stop"]) == words(["don't stop"]) == ["don't", "stop"]
+    assert words(["a <unk>, b<UNK>"]) == ["a", "<unk>", ",", "b", "<unk>"]
+    assert Tokenizer(level="char", line_ends="drop")(["\u2019"]) == ["\u2019"]
+
+
+def test_the_tokens_of_the_sonnets_are_those_of_the_published_figures():
+    lines = read_sonnets().removesuffix("\n").split("\n")
+    p1 = tokenizer_for("p1", Tokenizer())
+
+    digests = [hashlib.sha256(repr(t(lines)).encode()).hexdigest()[:16] for t in (Tokenizer(), p1)]
+
+    assert digests == ["3ef44a387a06468b", "c591aea9297975a7"]
 
 
 def test_line_ends_are_dropped_or_counted_as_asked():
@@ -242,3 +277,46 @@ def test_a_copy_that_is_another_text_is_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"copy.txt: not tiny Shakespeare"):
         read_tiny_shakespeare(str(copy), "nowhere")
+
+
+PROSE = "Le caf\u00e9 de la gare est ferm\u00e9.\nUn \u00e9t\u00e9 \u00e0 Gen\u00e8ve.\n" * 3
+CHINESE = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002\n\u6211\u4eec\u53bb\u516c\u56ed\u3002\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (PROSE, "latin-1"),
+        (PROSE.replace("ferm", "\u201cferm\u201d"), "cp1252"),
+        (CHINESE, "gbk"),
+        (TEXT, "utf-16-le"),
+        (TEXT, "utf-16-be"),
+        (CHINESE, "utf-16"),
+        (TEXT, "utf-32"),
+    ],
+)
+def test_another_encoding_is_answered_with_a_command_that_converts_the_file(
+    text, encoding, tmp_path
+):
+    file = tmp_path / "a text.txt"
+    file.write_bytes(text.encode(encoding))
+
+    with pytest.raises(DataError) as error:
+        read_text(file)
+
+    (command,) = re.findall("`(.*)`", str(error.value))
+    if shutil.which("iconv"):
+        new = tmp_path / "new.txt"
+        subprocess.run(command.replace("NEW", shlex.quote(str(new))), shell=True, check=True)
+        assert read_text(new) == text
+
+
+def test_an_empty_text_is_told_so_and_line_ends_become_newlines(tmp_path):
+    file = tmp_path / "text.txt"
+    for content in (b"", b"\xef\xbb\xbf"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"text\.txt: is empty"):
+            read_text(file)
+
+    file.write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_text(file) == "one\ntwo\nthree\n"
