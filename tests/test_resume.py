@@ -183,7 +183,8 @@ def test_a_signal_is_obeyed_at_the_end_of_the_step(never_stopped, tmp_path, monk
     last = last_step(never_stopped) // 3 - 1  # of the first epoch; its loss is still to be logged
     assert (last + 1) % 3
 
-    for number, code, step in ((signal.SIGTERM, 143, 5), (signal.SIGINT, 130, last)):
+    signals = (signal.SIGTERM, 143, 5), (signal.SIGHUP, 129, 7), (signal.SIGINT, 130, last)
+    for number, code, step in signals:
 
         def signalled(finite_check, *tensors, number=number, step=step):
             if finite_check.training.step == step:
@@ -438,17 +439,18 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     other = subprocess.Popen([sys.executable, "-c", program], **pipes)
-    assert other.stdout.readline() == b"in\n"
-
-    with pytest.raises(CheckpointError, match="in use by another process"):
-        start(tmp_path / "run")
-    other.stdin.write(b"\n")
-    other.stdin.flush()
-    assert other.stdout.readline() == b"running\n"
-    with pytest.raises(CheckpointError, match=f"in use by process {other.pid} on "):
-        start(tmp_path / "run")
-    other.kill()
-    other.communicate()
+    try:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(CheckpointError, match="in use by another process"):
+            start(tmp_path / "run")
+        other.stdin.write(b"\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == b"running\n"
+        with pytest.raises(CheckpointError, match=f"in use by process {other.pid} on "):
+            start(tmp_path / "run")
+    finally:  # a failure leaves no process behind
+        other.kill()
+        other.communicate()
     with locked(tmp_path / "run"):
         pass
 

@@ -1,6 +1,10 @@
 """Sweeps: their folder, what runs again and what does not, failures, and what a job's name says."""
 
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from training.cli.runs import find_runs
 from training.cli.sweep import sweep_folder
 from training.cli.tables import write_files
 from training.run import fit
+from training.run.checkpoint import load_checkpoint, step_files
 from training.run.folder import locked, read_status, write_status
 from training.run.log import RunLog
 from training.run.signals import Interrupted
@@ -192,3 +197,28 @@ def test_jobs_run_side_by_side_with_joblib(command_line):
     (folder,) = Path("outputs").iterdir()
     done = [run.folder.name for run in find_runs([folder]) if run.status == "complete"]
     assert done == ["cross_entropy-seed1", "mse-seed1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_parallel_sweep_that_is_stopped_saves_every_job_before_it_ends(number, tmp_path):
+    folder, words = tmp_path / "sweep", [*LIGHT, "trainer.max_batches=null", "trainer.epochs=900"]
+    script = Path(__file__).parent.parent / "scripts/train_ngram.py"
+    jobs = ["loss=mse,nll,focal", "launcher=parallel", "hydra.launcher.n_jobs=2"]
+    words += ["trainer.save_every=100000", "trainer.evaluate_every=900"]
+    command = [sys.executable, script, "-m", *words, *jobs, f"hydra.sweep.dir={folder}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        running = [folder / f"{loss}-seed1" for loss in ("mse", "nll")]
+        while any(read_status(job).get("status") != "running" for job in running):
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(number)
+        err = process.communicate()[1]
+
+    assert process.returncode == 128 + number
+    assert err == "interrupted; of the jobs that began: 2 interrupted; the same command goes on\n"
+    for job in running:
+        step = read_status(job)["step"]
+        assert read_status(job)["status"] == "interrupted" and step > 0
+        assert load_checkpoint(step_files(job)[0])["step"] == step

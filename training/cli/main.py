@@ -1,8 +1,10 @@
 """The command line of every task: compose the settings, run; a mistake is one line."""
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,20 @@ from omegaconf import DictConfig
 from training.cli.help import help_text
 from training.cli.hydra_versions import VERSION_BASE, help_that_is_no_text
 from training.cli.resume import run_to_resume
+from training.cli.screen import keep_printing
 from training.cli.script import Parser
 from training.cli.settings import mistakes_named, place_of, settings_of
-from training.cli.sweep import run_job, summarize, sweep_folder
+from training.cli.sweep import how_jobs_stand, run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
-from training.run.signals import Interrupted, handling, interruption, stop_now
+from training.run.signals import (
+    Interrupted,
+    answer_in_jobs_only,
+    handling,
+    interruption,
+    passed_on,
+    stop_now,
+)
 
 if TYPE_CHECKING:
     from training.run.state import TrainingRun
@@ -49,6 +59,7 @@ def main(task: str = "") -> None:
         script = sys.argv[:2]
         task = sys.argv.pop(1) if len(sys.argv) > 1 else "NAME.yaml"
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
+    keep_printing()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
         sys.exit(run_command(task, script))
@@ -155,8 +166,12 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
     if command.is_sweep:
         if "RANK" in os.environ or any(word.startswith("resume=") for word in words):
             raise ConfigError("-m: starts new runs; with resume= or torchrun leave -m out")
-        folder, for_hydra = sweep_folder(task, words)
-        _run_hydra(command, ["-m", *words, *for_hydra])
+        folder, for_hydra, is_parallel = sweep_folder(task, words)
+        came: list[int] = []
+        with passed_on(came) if is_parallel else nullcontext():
+            _run_hydra(command, ["-m", *words, *for_hydra])
+        if came:
+            raise Interrupted(came[0], how_jobs_stand(folder))
         return summarize(folder)
     if HYDRA_PRINTS & {word.split("=")[0] for word in words}:
         _run_hydra(command, words)
@@ -191,7 +206,15 @@ def _run_hydra(command: Command, words: list[str]) -> None:
         def run(cfg: DictConfig, folder: Path, **how: Any) -> float:
             return _run(this, cfg, folder, **how).best
 
-        return run_job(this.task, this.words, folder, run)
+        if multiprocessing.parent_process() is None:
+            return run_job(this.task, this.words, folder, run)
+        keep_printing()
+        answer_in_jobs_only()
+        try:
+            with handling(stop_now):
+                return run_job(this.task, this.words, folder, run)
+        except Interrupted:  # an error would end the others before they have saved
+            return float("inf")
 
     sys.argv[1:] = words  # Hydra reads them there
     folder, name = place_of(command.task)

@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,8 +33,10 @@ NOT_NAMED = ("seed", "loss.", "baseline", "facts.", "device", "threads", "resume
 FOLDER = "hydra.sweep.dir"
 
 
-def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str]]:
+def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str], bool]:
     """Return a sweep's folder, and the words that tell Hydra of it and shorten the names of jobs.
+
+    The third is whether the jobs run side by side on this machine.
 
     The folder is named by the experiment and by a digest of all settings that are not swept, losses
     and seeds apart: started again, a sweep finds the jobs that it has finished.
@@ -44,19 +47,21 @@ def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str]]:
     cfg, hydra_cfg = settings_of(task, [word for word in fixed if word not in of_loss])
     unnamed = [*hydra_cfg.job.config.override_dirname.exclude_keys, *fixed.values()]
     for_hydra = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"]
+    is_parallel = hydra_cfg.runtime.choices["hydra/launcher"] == "joblib"
     if FOLDER in fixed.values():
-        return Path(hydra_cfg.sweep.dir), for_hydra
+        return Path(hydra_cfg.sweep.dir), for_hydra, is_parallel
     named = {key: str(value) for key, value in leaves(cfg).items() if not key.startswith(NOT_NAMED)}
     named |= dict.fromkeys(of_loss, "")
     experiment = [word for word, key in fixed.items() if key == "experiment"] or ["=sweep"]
     name = "-".join(re.findall(r"\w+", experiment[-1].split("=")[1]))
     folder = Path(f"outputs/{place_of(task)[1]}-{name}-{digest(named)}")
-    return folder, [*for_hydra, f"{FOLDER}={folder}"]
+    return folder, [*for_hydra, f"{FOLDER}={folder}"], is_parallel
 
 
 def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]) -> float:
     """Run one job, unless it is complete; a failure is printed at once and the others go on."""
-    if read_status(folder).get("status") == "complete":
+    before = read_status(folder)
+    if before.get("status") == "complete":
         print(f"{folder.name}: complete already", flush=True)
         return 0.0
     try:
@@ -76,9 +81,17 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
         print(f"{folder.name} failed: {message}", file=sys.stderr, flush=True)
         status = {"status": "diverged" if code == 3 else "failed", "task": place_of(task)[1]}
         with suppress(CheckpointError), locked(folder):  # another process may be at work there
-            write_status(folder, **status, message=str(error), exit_code=code)
+            if read_status(folder) == before:  # or have been; a run has said itself how it ended
+                write_status(folder, **status, message=str(error), exit_code=code)
         (folder / STATUS).touch()  # so that the summary names the job in any case
         return float("inf")
+
+
+def how_jobs_stand(folder: Path) -> str:
+    """Say in one line how many jobs of a sweep that a signal stopped are complete, and so on."""
+    found = Counter(read_status(file.parent).get("status") for file in folder.glob(f"*/{STATUS}"))
+    shown = ", ".join(f"{count} {status}" for status, count in sorted(found.items(), key=str))
+    return f"interrupted; of the jobs that began: {shown or 'none'}; the same command goes on"
 
 
 def _result(run: RunRecord) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from training.errors import CheckpointError
-from training.run.folder import write_file
+from training.run.folder import write_file, writing
 
 FORMAT = 1
 BEST = "checkpoints/best.pt"  # in a run folder: the weights of the lowest validation nll
@@ -21,9 +21,11 @@ BEST_SCHEMA = SCHEMA | {"class_names": list, "class_counts": Tensor}
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` (tensors, plain types) with `write_file`."""
+    """Write `state` (tensors, plain types) with `write_file`; make its folder, not the run's."""
     buffer = io.BytesIO()  # torch's own writer answers a full disk with an internal assertion
     torch.save({"format": FORMAT, **state}, buffer)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
     write_file(path, buffer.getbuffer())
 
 

@@ -1,5 +1,6 @@
 """Train a run to its end: epochs, evaluations, the best weights kept, and the test."""
 
+import math
 import shlex
 import sys
 from dataclasses import replace
@@ -165,3 +166,11 @@ def finish(run: TrainingRun) -> None:
     logdir = shlex.quote(from_here(run.folder.parent))
     shown = f"\nrun folder: {from_here(run.folder)}\nlook at it: {command} --logdir {logdir}"
     console.print(shown, markup=False, soft_wrap=True)  # a wrapped path cannot be copied
+    guess = math.log(splits.num_classes)
+    if run.best > guess:
+        print(
+            f"warning: {run.folder.name} is worse than guessing: its best {chosen_by(run)} nll,"
+            f" {run.best:,.4f}, is above ln {splits.num_classes} = {guess:.4f}; try a lower"
+            f" optimizer.lr than {training.base_lrs[0]:g}, or trainer.clip_norm=1",
+            file=sys.stderr,
+        )

@@ -118,7 +118,18 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
             with suppress(OSError):
                 free = shutil.disk_usage(path.parent).free
                 reason = f"disk full: {size:,} bytes needed, {free:,} free; {error.strerror}"
+                if _no_more_files(path.parent):
+                    reason = (
+                        f"the file system holds as many files as it can (inodes); {free:,} free"
+                    )
         raise CheckpointError(f"{path}: cannot be written ({reason})") from error
+
+
+def _no_more_files(folder: Path) -> bool:
+    if not hasattr(os, "statvfs"):  # Windows, whose file systems know no such limit
+        return False
+    system = os.statvfs(folder)
+    return system.f_files > 0 and system.f_favail == 0
 
 
 def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
@@ -129,7 +140,6 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path, len(content)):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -183,8 +193,20 @@ class GrowingFile:
         self.checksum = zlib.crc32(data, self.checksum)
         return len(data)
 
+    def is_in_place(self) -> bool:
+        """Say whether the file that is written to is still the one at its path."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except OSError:
+            return False
+
     def flush(self, *, durable: bool = False) -> tuple[int, int]:
         """Hand everything to the system, or the disk (`durable`); return size and checksum."""
+        if not self.is_in_place():
+            raise CheckpointError(
+                f"{self.path}: is no longer there: the run folder was moved, deleted or replaced"
+                " while the run was at work, so it stops"
+            )
         with writing(self.path, self.size):
             self.file.flush()
             if durable:

@@ -138,6 +138,10 @@ class RunLog:
         files = (self.lines, self.event_file)
         return {file.path.name: file.flush(durable=durable) for file in files}
 
+    def is_in_place(self) -> bool:
+        """Say whether the run folder is still where the run began to write."""
+        return self.lines.is_in_place()
+
     def close(self) -> None:
         """Close the files; what cannot be written was refused before."""
         for file in (self.lines, self.event_file):

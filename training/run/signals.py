@@ -1,13 +1,17 @@
-"""SIGTERM and Ctrl-C.
+"""SIGTERM, Ctrl-C, and SIGHUP, which comes when a terminal is closed.
 
 Before training they stop the command at once; during training, at the end of the step or of the
 evaluation under way.
 """
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from typing import cast
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,16 +44,80 @@ def interruption(error: BaseException | None) -> Interrupted | None:
     return None
 
 
+def obeyed() -> set[signal.Signals]:
+    """Return the signals that stop a run: those that whoever started it did not have ignored.
+
+    `nohup` has SIGHUP ignored, which Windows does not know.
+    """
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")]
+    return {number for number in known if number and signal.getsignal(number) != signal.SIG_IGN}
+
+
 @contextmanager
 def handling(handler: Callable[[int], None]) -> Iterator[None]:
-    """Give SIGTERM and SIGINT to `handler` while the block runs."""
+    """Give the signals to `handler` while the block runs, also where they are held back."""
     if threading.current_thread() is not threading.main_thread():  # Python allows no other
         yield
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {n: signal.signal(n, lambda number, _: handler(number)) for n in numbers}
+    before = {n: signal.signal(n, lambda number, _: handler(number)) for n in obeyed()}
     try:
-        yield
+        with _mask("SIG_UNBLOCK"):
+            yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def _mask(how: str) -> Iterator[None]:
+    """Hold the signals back, or not, while the block runs; Windows has nothing of the kind."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(getattr(signal, how), obeyed())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def passed_on(came: list[int]) -> Iterator[None]:
+    """Pass signals on to the workers of a parallel sweep while the block runs; add them to `came`.
+
+    They are held back here and in the workers, which inherit that: a worker takes none before its
+    first job (then `answer_in_jobs_only` keeps it alive), and others while it is `handling` them.
+    """
+    if not hasattr(signal, "sigwait"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # now: it would let signals through where it starts
+    numbers, over = obeyed(), threading.Event()
+
+    def pass_on() -> None:
+        number = signal.sigwait(numbers)
+        while not over.wait(0.2):  # again and again, since each job that is left has to be told
+            came[:] = [number]
+            for worker in multiprocessing.active_children():
+                with suppress(ProcessLookupError):
+                    os.kill(cast(int, worker.pid), number)
+
+    with _mask("SIG_BLOCK"):
+        thread = threading.Thread(target=pass_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.is_alive():
+                signal.pthread_kill(cast(int, thread.ident), signal.SIGTERM)  # ends its wait
+            thread.join()
+
+
+def answer_in_jobs_only() -> None:
+    """Let a signal that comes between two jobs of a worker do nothing: it comes again in the next.
+
+    Holding it back would not do: threads that a job has started would take it, and all would end.
+    """
+    for number in obeyed():
+        signal.signal(number, lambda *_: None)

@@ -47,7 +47,7 @@ def start(
         guarded: whether `cfg` was read from a run folder, so that it may not name anything else.
         command: the words that go on with a run when `resume=FOLDER` follows them.
     """
-    width = None if sys.stdout.isatty() else 120
+    width = None if sys.stdout and sys.stdout.isatty() else 120  # it is None where it was closed
     console = Console(width=width, highlight=False, quiet=quiet)
     loss = loss or cfg.loss._target_.rsplit(".", 1)[-1]
     make = partial(instantiate, trusted=trusted, guarded=guarded)
@@ -106,6 +106,7 @@ def end(run: TrainingRun, error: BaseException | None = None) -> None:
         if status != "interrupted":  # it may go on, and TensorBoard keeps the first end it reads
             run.log.end(success=error is None)
     finally:  # the status may be writable where the log is not
-        code = getattr(error, "exit_code", 1) if error else 0
-        fields = {"status": status, "step": run.training.step, "message": str(error or "")}
-        write_status(run.folder, **fields, exit_code=code)
+        if run.log.is_in_place():  # else the folder is another's, or nobody's
+            code = getattr(error, "exit_code", 1) if error else 0
+            fields = {"status": status, "step": run.training.step, "message": str(error or "")}
+            write_status(run.folder, **fields, exit_code=code)

@@ -1,0 +1,129 @@
+"""What happens at a desk: a terminal is closed, a screen is lost, a folder is moved, two sweeps."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from small_runs import RUN, TINY, no_drawing, run_in, settings  # noqa: F401
+
+from training.cli import sweep
+from training.errors import CheckpointError
+from training.run import fit
+from training.run.folder import read_status, write_file, write_status
+from training.run.signals import handling
+from training.run.start import start
+
+ROOT = Path(__file__).parent.parent
+PRINTING = """
+import sys
+from training.cli.screen import keep_printing
+keep_printing()
+for _ in range(3):
+    print("x" * 100_000, flush=True)
+    print("y", file=sys.stderr)
+open({name!r}, "w").write("went on")
+"""
+
+
+@pytest.mark.parametrize("screen", [">/dev/full 2>&1", ">&- 2>&-", "| head -c 1", "0>&- 1>&- 2>&-"])
+def test_a_screen_that_is_lost_stops_nothing_and_no_file_takes_its_place(screen, tmp_path):
+    file = tmp_path / "file"
+    words = f"set -o pipefail; {sys.executable} -c '{PRINTING.format(name=str(file))}' {screen}"
+    script = words.replace("'" + str(file) + "'", '"' + str(file) + '"')
+
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, check=False)
+
+    assert done.returncode == 0
+    assert file.read_text() == "went on"
+
+
+def test_a_screen_that_works_shows_everything_in_its_order():
+    program = "from training.cli.screen import keep_printing; keep_printing(); print('a\u00fc\\nb')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True
+    )
+
+    assert done.stdout.decode() == "a\u00fc\nb\n"
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored():
+    came, before = [], signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with handling(came.append):
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert came == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
+def test_a_run_whose_folder_is_gone_stops_and_makes_no_other(fate, tmp_path, monkeypatch):
+    folder, real, saved = tmp_path / "run", fit.save, []
+
+    def save(run):
+        real(run)
+        saved.append(run.training.step)
+        if fate == "deleted":
+            shutil.rmtree(folder)
+        else:
+            folder.rename(tmp_path / "elsewhere")
+        if fate == "replaced":
+            folder.mkdir()
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="no longer there"):
+        patch.setattr(fit, "save", save)
+        run_in(folder, *RUN)
+
+    assert saved == [4]
+    if fate == "replaced":
+        assert not list(folder.iterdir())
+    else:
+        assert not folder.exists()
+    if fate != "deleted":
+        start(settings(*RUN), tmp_path / "elsewhere", resumed=True, quiet=True)
+        assert read_status(tmp_path / "elsewhere")["status"] == "complete"
+
+
+def test_a_job_that_another_sweep_has_finished_meanwhile_stays_complete(tmp_path, monkeypatch):
+    def finished_by_another(cfg, folder, **_):
+        run_in(folder, *TINY)
+        write_status(folder, pid_of_the_other=1)
+        start(cfg, folder, quiet=True)  # which claims the folder under its lock
+
+    sweep.run_job("ngram", list(TINY), tmp_path / "job", finished_by_another)
+
+    assert read_status(tmp_path / "job")["status"] == "complete"
+
+
+def test_a_run_that_is_worse_than_guessing_says_so_in_one_line(tmp_path, capsys):
+    options = ("optimizer=sgd", "optimizer.lr=300", "trainer.clip_norm=0")
+
+    run_in(tmp_path / "bad", *TINY, *options)
+    run_in(tmp_path / "good", *TINY)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: bad is worse than guessing: its best val nll, ")
+    assert "is above ln" in line and "optimizer.lr than 300" in line
+
+
+def test_a_file_system_without_inodes_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    blocks = {"f_frsize": 1, "f_blocks": 9, "f_bfree": 9, "f_bavail": 9}
+    system = SimpleNamespace(**blocks, f_files=10, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda _: system)
+
+    with pytest.raises(CheckpointError, match="as many files as it can") as refusal:
+        write_file(tmp_path / "x", b"content")
+
+    assert "disk full" not in str(refusal.value)

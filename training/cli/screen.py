@@ -1,0 +1,36 @@
+"""What a command prints to: losing it, as when a terminal is closed, stops nothing."""
+
+import io
+import os
+import sys
+from typing import cast
+
+
+class Screen(io.FileIO):
+    """A file whose writes never fail: what it cannot take is lost."""
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        """Write what can be written; say that all was."""
+        try:
+            return super().write(content) or len(content)
+        except OSError:  # it is closed, full, or nobody reads it
+            return len(content)
+
+
+def keep_printing() -> None:
+    """Let what is printed from here on be lost where it cannot be written.
+
+    A stream that somebody else has put in the place of Python's own stays as it is.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a run's file would take the place
+        pass  # of a stream that was closed, and be printed to
+    os.close(number)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):
+            binary = io.BufferedWriter(cast(io.FileIO, Screen(number, "w", closefd=False)))
+            encoding = stream.encoding if stream else "utf-8"
+            by_line = number == 2 or os.isatty(number)
+            setattr(
+                sys, name, io.TextIOWrapper(binary, encoding, "backslashreplace", None, by_line)
+            )
