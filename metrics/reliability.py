@@ -19,8 +19,8 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "white"),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "font.size": 11,
-    "legend.fontsize": 9.5,
+    "font.size": 14,
+    "legend.fontsize": 13,
     "legend.handlelength": 1.0,
     "legend.handletextpad": 0.4,
     "legend.columnspacing": 0.9,
@@ -71,19 +71,21 @@ def reliability_data(
 def draw_reliability(*panels: ReliabilityData) -> "Figure":
     """Draw diagrams side by side, such as before and after temperature scaling.
 
-    The letters are large for the size of the figure, so that they can be read when it is shown
-    400 pixels wide. Matplotlib is imported here, because it is slow to import.
+    The letters are large for the size of the figure, so that they can be read in a card of
+    TensorBoard, which is 345 pixels wide and 215 high. Matplotlib is imported here, because it is
+    slow to import.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(2.5 * len(panels) + 0.6, 4.2), dpi=180, layout="constrained")
+        figure = Figure(figsize=(3.1 * len(panels) + 1.0, 4.3), dpi=160, layout="constrained")
         axes = figure.subplots(
-            2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 1]
+            2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.2, 0.8]
         )
         for column, data in enumerate(panels):
             _draw_accuracy(axes[0, column], data)
+            _magnify_fullest_bin(axes[0, column], data)
             share, width = data.share, 1 / len(data.share)
             axes[1, column].bar(
                 np.arange(len(share)) * width, share, width, align="edge", color=BLUE
@@ -97,6 +99,31 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
 
 
 def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
+    _draw_bins(axes, data, clip=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    axes.set_xticklabels(["0", "0.5", "1"])
+    ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
+    heading = f"{data.label}\n" if data.label else ""
+    axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=14)
+
+
+def _magnify_fullest_bin(axes: "Axes", data: ReliabilityData) -> None:
+    """Draw the bin with most rows once more, larger: in the diagram nothing of it could be seen."""
+    b, width = int(data.share.argmax()), 1 / len(data.share)
+    if data.share[b] < 0.5:
+        return
+    is_right = (b + 0.5) * width > 0.5
+    inset = axes.inset_axes((0.5, 0.13, 0.48, 0.36) if is_right else (0.3, 0.5, 0.48, 0.36))
+    _draw_bins(inset, data, clip=True)
+    shown = [values[b] for values in (data.low, data.high, data.accuracy, data.confidence)]
+    margin = 0.2 * (max(shown) - min(shown)) + 0.001
+    inset.set(xlim=(b * width, (b + 1) * width), ylim=(min(shown) - margin, max(shown) + margin))
+    inset.set(xticks=[], yticks=[min(shown), max(shown)])
+    inset.set_yticklabels([f"{min(shown):.2f}", f"{max(shown):.2f}"], fontsize=12)
+    inset.set_xlabel(f"{data.share[b]:.0%} of rows", fontsize=12, labelpad=2)
+
+
+def _draw_bins(axes: "Axes", data: ReliabilityData, *, clip: bool) -> None:
     width = 1 / len(data.share)
     left = np.arange(len(data.share)) * width
     band = data.high - data.low
@@ -108,10 +135,5 @@ def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
     axes.bar(0, 0, color=RED, alpha=0.55, label="gap")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.hlines(
-        data.accuracy, left, left + width, BLUE, linewidth=2.5, clip_on=False, label="accuracy"
+        data.accuracy, left, left + width, BLUE, linewidth=2.5, clip_on=clip, label="accuracy"
     )
-    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    axes.set_xticklabels(["0", "0.5", "1"])
-    ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
-    heading = f"{data.label}\n" if data.label else ""
-    axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=11)

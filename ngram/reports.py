@@ -1,6 +1,7 @@
 """What the n-gram task reports beside the shared metrics: verse, Kneser-Ney, and embeddings."""
 
 import torch
+from matplotlib import colormaps
 
 from ngram.data import in_text_order
 from ngram.kneser_ney import KneserNey
@@ -41,7 +42,7 @@ class Verse:
         seed = stream_seed(context.seed, "verse")
         tokens = sample_tokens(network, words, last_context.tolist(), self.temperature, seed)
         text = "\n".join(sample_lines(tokens, words, self.lines, self.level))
-        context.log.text("verse", text, context.step)
+        context.log.text("verse, best weights" if context.final else "verse", text, context.step)
         return Report(text=text)
 
 
@@ -118,7 +119,9 @@ class WordEmbedding:
                 "count": [str(count) for count in counts[ids].tolist()],
             }
             vectors = embedding.weight.detach().cpu()[ids]
-            context.log.embedding("words", vectors, columns, context.step)
+            heights = counts[ids].double().log1p().numpy()
+            colours = torch.tensor(colormaps["viridis"](heights / heights.max()))[:, :3]
+            context.log.embedding("words", vectors, columns, context.step, colours=colours)
         return Report()
 
 

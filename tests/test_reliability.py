@@ -119,14 +119,15 @@ def test_the_picture_is_opaque_and_dark_on_white_whatever_the_users_style(data):
     np.testing.assert_array_equal(styled, plain)
 
 
-def test_letters_can_be_read_at_the_width_that_tensorboard_gives_them(data):
+def test_letters_can_be_read_in_a_card_of_tensorboard(data):
     from matplotlib.text import Text
 
     for panels in ([data], [data, data]):
         figure = draw_reliability(*panels)
-        shrink = 400 / figure.get_figwidth() / 72  # points to pixels, when shown 400 wide
+        width, height = figure.get_size_inches()
+        shrink = min(345 / width, 215 / height) / 72  # points to pixels in a card
         sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()]
-        assert min(sizes) * shrink >= 9
+        assert min(sizes) * shrink >= 8
         assert figure.get_figwidth() * figure.dpi >= 480 * len(panels)  # and sharp when enlarged
 
 
@@ -140,6 +141,23 @@ def test_nothing_runs_into_its_neighbour_or_over_the_edge(data):
     boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
     assert boxes[0].x1 < boxes[1].x0
     assert boxes[1].x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("confidence", "b"), [(0.98, 14), (0.05, 0), (0.5, 7)])
+def test_a_bin_with_most_rows_is_drawn_once_more_and_larger(confidence, b):
+    many, few = np.full(900, confidence), np.linspace(0.01, 0.99, 100)
+    everything = np.concatenate([many, few])
+    shown = diagram(everything, np.arange(1000) % 20 > 0)
+
+    axes = draw_reliability(shown).axes[0]
+    (inset,) = axes.child_axes
+
+    (left, right), (low, high) = inset.get_xlim(), inset.get_ylim()
+    assert (left, right) == pytest.approx((b / 15, (b + 1) / 15))
+    assert low < min(shown.low[b], shown.accuracy[b], shown.confidence[b])
+    assert high > max(shown.high[b], shown.accuracy[b], shown.confidence[b])
+    assert inset.get_xlabel() == f"{shown.share[b]:.0%} of rows"
+    assert not draw_reliability(diagram(few, few > 0.5)).axes[0].child_axes
 
 
 def test_a_single_prediction_can_be_drawn():

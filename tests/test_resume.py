@@ -66,7 +66,7 @@ def events(folder):
             for value in event.summary.value:
                 if value.tag.startswith("_hparams_/"):
                     value.ClearField("metadata")  # which says when the run began and ended
-                if not value.tag.startswith("time/"):
+                if not value.tag.startswith("~time/"):
                     found.append((value.tag, event.step, value.SerializeToString()))
     return found
 

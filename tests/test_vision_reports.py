@@ -1,5 +1,7 @@
 """What a vision run reports: accuracies, curves, mistakes, and features in the Projector."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +29,13 @@ def test_class_accuracies_and_curves_are_those_of_the_test_split(run):
     matrix = confusion_matrix(split.targets, log_probs.argmax(1))
     events = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0}).Reload()
 
-    last = [line for line in read_metrics(run) if "accuracy_3" in line and line["split"] == "test"]
+    per_class = [line for line in read_metrics(run) if "accuracy_3" in line]
+    last = [line for line in per_class if line["split"] == "test"]
+    val = [line["step"] for line in read_metrics(run) if line["split"] == "val"]
 
     assert len(last) == 1
+    assert max(val) in [line["step"] for line in per_class if line["split"] == "val"]
+    assert not any("accuracy_" in tag for tag in events.Tags()["scalars"])
     for k in range(10):
         expected = matrix[k, k] / matrix[k].sum()
         assert last[0][f"accuracy_{k}"] == pytest.approx(expected, rel=1e-6)
@@ -41,8 +47,8 @@ def test_class_accuracies_and_curves_are_those_of_the_test_split(run):
     half = len(true_positives) // 2  # of 127 thresholds from 0 to 1
     assert true_positives[half] == (chosen & (split.targets == 3)).sum()
     assert false_positives[half] == (chosen & (split.targets != 3)).sum()
-    assert len(events.Tensors("val/pr_3")) == 1  # during training; at the end it is the test split
-    assert len(events.Images("test/confusion")) == len(events.Images("test/mistakes")) == 1
+    assert len(events.Tensors("val/pr_3")) == 2  # of both epochs; after that, of the test split
+    assert len(events.Images("~test/confusion")) == len(events.Images("~test/mistakes")) == 1
 
 
 def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
@@ -58,13 +64,17 @@ def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
     assert [label for label, _ in rows] == [str(k) for k in targets.tolist()]
     assert right == pytest.approx(test["accuracy"])
     with Image.open(facts.with_name("sprite.png")) as sprite:
-        assert sprite.width == sprite.height and sprite.width % 8 == 0
+        assert sprite.width == sprite.height and sprite.width % 12 == 0
+        frames = [sprite.getpixel((12 * i, 0)) for i in range(sprite.width // 12)]
+    colour_of = dict(zip(targets.tolist(), frames, strict=False))
+    assert len(set(colour_of.values())) == len(colour_of)  # a colour for each class
+    assert frames == [colour_of[k] for k in targets[: len(frames)].tolist()]
 
 
 def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatch):
     shown = {}
     monkeypatch.setattr(reports, "draw_images", lambda i, c: shown.update(images=i, captions=c))
-    monkeypatch.setattr(reports, "draw_confusion", lambda m, c: shown.update(matrix=m))
+    monkeypatch.setattr(reports, "draw_confusion", lambda m, *_: shown.update(matrix=m))
     finished, log = load_run(run), type("Log", (), {})()
     log.scalars = log.figure = lambda *_: None
     log.events = type("Events", (), {"add_pr_curve": lambda *_: None})
@@ -87,6 +97,35 @@ def test_the_most_confident_mistakes_are_shown_with_their_labels(run, monkeypatc
     assert np.array_equal(shown["matrix"], expected)
     off_diagonal = expected - np.diag(np.diag(expected))
     assert f"{off_diagonal.max()} of " in report.text
+
+
+def test_a_confusion_matrix_has_a_title_and_the_shares_of_each_row():
+    figure = reports.draw_confusion(torch.tensor([[499, 1, 0], [6, 2, 0], [0, 0, 4]]), "abc", "val")
+    (axes,) = figure.axes
+
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+
+    assert axes.get_title() == "val: % of each true class"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (500)", "b (8)", "c (4)"]
+    shares = {(0, 0): "100", (1, 0): "<1", (0, 1): "75", (1, 1): "25", (2, 2): "100"}
+    assert cells == shares  # (predicted, true)
+
+
+@pytest.mark.parametrize("count", [1, 3, 20, 100])
+def test_the_grid_of_mistakes_fills_its_width(count):
+    captions = ["trouser\nas ankle boot 0.937"] * count
+    figure = reports.draw_images(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), captions)
+    figure.draw_without_rendering()
+
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+
+    columns = len({round(box.x0) for box in boxes})
+    wide = sum(box.width for box in boxes[:columns]) / figure.bbox.width
+    assert wide > 0.9
+    row = titles[:columns]
+    assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(row))
+    assert titles[0].x0 >= -1 and titles[0].y1 <= figure.bbox.y1 + 1
 
 
 def test_a_run_without_mistakes_says_so():

@@ -31,6 +31,7 @@ class Update(NamedTuple):
     total: Tensor  # sum of the batch's losses
     normaliser: Tensor
     num_examples: int
+    norms: list[Tensor]  # of the gradient of each parameter, before clipping
 
 
 def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
@@ -68,7 +69,7 @@ def train_epoch(training: "Training", split: Split) -> Iterator[Update]:
         optimizer.step()
         training.step += 1
         training.visited += num_examples
-        yield Update(total.detach(), normaliser, num_examples)
+        yield Update(total.detach(), normaliser, num_examples, norms)
     training.finite_check.raise_if_skipped()
 
 

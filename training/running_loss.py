@@ -2,27 +2,32 @@
 
 import time
 
+import torch
 from torch import Tensor
 
 from training.loop import Update
 
 
 class RunningLoss:
-    """Sums of totals and normalisers, and the number of examples per second.
+    """Sums of totals and normalisers, examples per second, and the norm of the last gradient.
 
     On a CPU the sums are Python's floats, and on Apple's GPUs, which have no float64. On another
     device reading each step would stall its queue, so they stay there as float64 tensors.
     """
 
-    def __init__(self, total: float = 0.0, normaliser: float = 0.0, examples: int = 0) -> None:
+    def __init__(
+        self, total: float = 0.0, normaliser: float = 0.0, examples: int = 0, norm: float = 0.0
+    ) -> None:
         self.total: float | Tensor = total
         self.normaliser: float | Tensor = normaliser
         self.examples = examples
+        self.norm = norm
+        self.norms: list[Tensor] = []
         self.start = time.perf_counter()
 
     def add(self, update: Update) -> None:
         """Add the sums of an update."""
-        total, normaliser, num_examples = update
+        total, normaliser, num_examples, self.norms = update
         is_read = total.device.type in ("cpu", "mps")
         self.total = self.total + (total.item() if is_read else total.double())
         self.normaliser = self.normaliser + (normaliser.item() if is_read else normaliser.double())
@@ -37,6 +42,12 @@ class RunningLoss:
         """Return examples per second."""
         return self.examples / (time.perf_counter() - self.start)
 
+    def gradient_norm(self) -> float:
+        """Return the norm of the whole gradient of the last update, before clipping."""
+        if self.norms:
+            self.norm = torch.linalg.vector_norm(torch.stack(self.norms)).item()
+        return self.norm
+
     def state(self) -> list[float]:
         """Return the arguments that make this sum again."""
-        return [float(self.total), float(self.normaliser), self.examples]
+        return [float(self.total), float(self.normaliser), self.examples, self.gradient_norm()]

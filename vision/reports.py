@@ -1,9 +1,11 @@
 """What the vision task reports beside the shared metrics: classes, mistakes, and features."""
 
+import math
 import re
 from collections.abc import Sequence
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -55,7 +57,7 @@ class ImageReport:
         log.scalars(name, accuracy, step)
         if not context.final:
             return Report()
-        log.figure(f"{name}/confusion", draw_confusion(matrix, classes), step)
+        log.figure(f"{name}/confusion", draw_confusion(matrix, classes, name), step)
         wrong = (predicted != targets).nonzero().squeeze(1)
         wrong = wrong[confidence[wrong].argsort(descending=True)[: self.mistakes]]
         if len(wrong) and are_images(split) and len(targets) == len(split):
@@ -99,7 +101,10 @@ class ImageFeatures:
                 "predicted": [splits.class_names[k] for k in predicted.tolist()],
             }
             pixels = split.inputs.cpu() / 255 if are_images(split) else None
-            context.log.embedding("images", features.cpu(), columns, context.step, pixels)
+            palette = colormaps["tab10" if splits.num_classes <= 10 else "tab20"]
+            colours = torch.tensor(palette(split.targets.cpu().numpy() % palette.N))[:, :3]
+            log, step = context.log, context.step
+            log.embedding("images", features.cpu(), columns, step, pixels, colours=colours)
         return Report()
 
 
@@ -123,31 +128,46 @@ def describe(matrix: Tensor, classes: Sequence[str]) -> str:
     )
 
 
-def draw_confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
-    """Draw the confusion matrix: true classes by predicted ones, coloured by share of the row."""
+def draw_confusion(matrix: Tensor, classes: Sequence[str], name: str) -> Figure:
+    """Draw the confusion matrix of a split: what each class was taken for, in percent of its row.
+
+    The letters are as large as a row, so that those of ten classes can be read in a card of
+    TensorBoard, which is 345 pixels wide and 215 high.
+    """
     shares = (matrix / matrix.sum(1, keepdim=True)).nan_to_num(0.0)
-    size = 2.0 + 0.4 * min(len(classes), MAX_NUMBERED_CLASSES)
-    figure = Figure(figsize=(size, size), dpi=120, layout="constrained")
+    height = 0.26 * (min(len(classes), MAX_NUMBERED_CLASSES) + 4)
+    figure = Figure(figsize=(1.6 * height, height), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_title(f"{name}: % of each true class", fontsize=11)
+    axes.set_xlabel("predicted", fontsize=11)
+    axes.set_ylabel("true (images)", fontsize=11)
     if len(classes) <= MAX_NUMBERED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        rows = [f"{k} ({n})" for k, n in zip(classes, matrix.sum(1).tolist(), strict=True)]
+        longest = max(map(len, classes))
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if longest > 3 else 0)
+        axes.set_yticks(range(len(classes)), rows)
+        axes.tick_params(labelsize=11)
         for i, j in matrix.nonzero().tolist():
             colour = "white" if shares[i, j] > 0.5 else "black"
-            axes.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
+            text = f"{100 * shares[i, j]:.0f}" if shares[i, j] >= 0.005 else "<1"
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=11)
     return figure
 
 
 def draw_images(images: Tensor, captions: Sequence[str]) -> Figure:
-    """Draw images (N, C, S, S) uint8 side by side, each under its caption."""
-    columns = min(5, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), dpi=120, layout="constrained")
+    """Draw images (N, C, S, S) uint8, each under its caption, in a grid as wide as the figure."""
+    columns = min(len(images), math.ceil((2.4 * len(images)) ** 0.5))
+    rows, width = -(-len(images) // columns), 6.9 / columns
+    longest = max(len(line) for caption in captions for line in caption.split("\n"))
+    size = min(12.0, 72 * width / (0.6 * longest))  # a letter is .6 as wide as it is high
+    above = 2.8 * size / 72  # two lines
+    height = rows * (width + above)
+    figure = Figure(figsize=(6.9, height), dpi=120)
+    figure.subplots_adjust(0, 0, 1, 1 - above / height, wspace=0.04, hspace=above / width)
     for place, (image, caption) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
         axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(caption, fontsize=8)
+        axes.set_title(caption, fontsize=size, pad=2)
         axes.axis("off")
     return figure

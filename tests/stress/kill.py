@@ -61,6 +61,7 @@ COMPARED = (
     "finished",
     "best",
     "best_step",
+    "best_epoch",
     "epoch_loss",
     "window",
 )
@@ -114,7 +115,7 @@ def events(folder: Path) -> Counter[tuple[str, int, bytes]]:
             for value in event.summary.value:
                 if value.tag.startswith("_hparams_/"):
                     value.ClearField("metadata")  # which says when the run began and ended
-                if not value.tag.startswith("time/"):
+                if not value.tag.startswith("~time/"):
                     found[value.tag, event.step, value.SerializeToString()] += 1
     return found
 

@@ -24,12 +24,8 @@ from training.cli.folder_names import slug, unique_stamp
 from training.cli.hydra_versions import VERSION_BASE, register_resolver
 from training.errors import ConfigError
 from training.run.identity import REQUIRED, leaves
-from training.run.targets import KINDS
+from training.run.targets import CONFIGS, KINDS
 
-PACKAGE = Path(__file__).parent.parent
-CONFIGS = PACKAGE / "configs"  # in a wheel, where setup.py has put them
-if not CONFIGS.is_dir():
-    CONFIGS = PACKAGE.parent / "configs"  # in a clone
 LARGEST = {int: 2**63 - 1, float: 3.4e38}  # what torch's int64 and float32 hold
 
 

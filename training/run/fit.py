@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from rich.progress import Progress
 
 from metrics import MetricsReport
@@ -17,7 +18,7 @@ from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
 from training.run.folder import from_here
 from training.run.log import RunLog
-from training.run.report import Report, ReportContext, print_table
+from training.run.report import Report, ReportContext, markdown_table, print_table
 from training.run.state import TrainingRun, check_weights, save
 from training.running_loss import RunningLoss
 
@@ -27,8 +28,10 @@ def fit(run: TrainingRun) -> None:
     training, settings, train = run.training, run.training.settings, run.splits.train
     in_notebook = run.console.is_jupyter and find_spec("ipywidgets")  # rich draws its bar by it
     no_screen = not (run.console.is_terminal or in_notebook)
+    if chosen_by(run) == "val":
+        run.console.print("* marks the lowest val nll so far: those weights are kept, and tested")
     with Progress(console=run.console, transient=True, disable=no_screen) as bar:
-        bar.add_task("", total=training.num_steps(len(train)))
+        bar.add_task("", total=training.num_steps(len(train)), completed=training.step)
         for epoch in range(run.finished + 1, settings.epochs + 1):
             if epoch != training.epoch:  # else it was resumed within this epoch
                 training.epoch, training.visited, run.epoch_loss = epoch, 0, RunningLoss()
@@ -65,7 +68,8 @@ def log_window(run: TrainingRun, bar: Progress) -> None:
         bar.update(bar.task_ids[0], completed=training.step, description=now)
         if run.log:
             lr = training.optimizer.param_groups[0]["lr"]
-            run.log.scalars("train", {"loss": loss, "lr": lr}, training.step)
+            scalars = {"loss": loss, "lr": lr, "gradient_norm": window.gradient_norm()}
+            run.log.scalars("train", scalars, training.step)
             run.log.scalars("time", {"examples_per_s": rate}, training.step)
     run.window = RunningLoss()
 
@@ -77,7 +81,8 @@ def evaluate_epoch(run: TrainingRun) -> None:
     """
     training, settings, name = run.training, run.training.settings, chosen_by(run)
     epoch, last = training.epoch, training.epoch == settings.epochs
-    line = f"epoch {epoch}/{settings.epochs}  train loss {run.epoch_loss.mean():.4f}"
+    train_loss = run.epoch_loss.mean()
+    line = f"epoch {epoch}/{settings.epochs}  train loss {train_loss:.4f}"
     if name == "train" and not last:
         run.console.print(line)
         return
@@ -86,14 +91,14 @@ def evaluate_epoch(run: TrainingRun) -> None:
     nll, metrics = evaluation.metrics["nll"], evaluation.metrics
     is_best = nll < run.best
     line += f"  {name} nll {nll:.4f}  accuracy {metrics['accuracy']:.2%}"
-    line += "  (best)" if is_best else ""
-    run.console.print(f"{line}  ECE {metrics['ece']:.4f}")
+    run.console.print(f"{line}  ECE {metrics['ece']:.3f}{' *' if is_best else ''}")
+    if last and name == "val" and train_loss > nll:
+        explain(run, train_loss, metrics)
     if run.log and settings.draws(epoch):
         run.log.figure(f"{name}/reliability", evaluation.figure(), training.step)
-        if not last:  # `finish` reports on the best weights
-            report(run, run.log, final=False)
+        report(run, run.log, final=False)
     if is_best:  # last, so that best.pt and the checkpoint that names its step are written together
-        run.best, run.best_step = nll, training.step
+        run.best, run.best_step, run.best_epoch = nll, training.step, epoch
         if run.log:
             state = {
                 "model": training.model.state_dict(),
@@ -104,9 +109,50 @@ def evaluate_epoch(run: TrainingRun) -> None:
             save_checkpoint(state, run.folder / BEST)
 
 
+def explain(run: TrainingRun, train_loss: float, val: dict[str, float]) -> None:
+    """Say why the train loss stands above the nll of val, where the way of training explains it."""
+    reasons = []
+    if not math.isclose(val["loss"], val["nll"], rel_tol=1e-3):
+        reasons.append(f"it is another figure, which is {val['loss']:.4f} on val")
+    if train_loss > val["loss"] and (harder := only_in_training(run)):
+        reasons.append(f"only training has {' and '.join(harder)}")
+    if reasons:
+        run.console.print(f"train loss above val nll: {'; '.join(reasons)}")
+
+
+@torch.no_grad()
+def only_in_training(run: TrainingRun) -> list[str]:
+    """Name what makes training harder than an evaluation, by trying it on a few examples."""
+    rows, model = slice(0, 8), run.model.train()
+    inputs, changed = run.splits.train.batch(rows)[0], run.splits.train.batch(rows, epoch=1)[0]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng():
+        one, other = model(inputs), model(inputs)
+    for name, buffer in model.named_buffers():  # such as running means, which a pass changes
+        buffer.copy_(buffers[name])
+    found = {"dropout or other noise": (one, other), "augmented examples": (inputs, changed)}
+    return [name for name, pair in found.items() if not torch.equal(*pair)]
+
+
 def chosen_by(run: TrainingRun) -> str:
     """Return the split whose nll chooses the weights: val, or train if there is none."""
     return "val" if len(run.splits.val) else "train"
+
+
+def tested(run: TrainingRun) -> str:
+    """Return the split that the best weights are measured on."""
+    return "test" if len(run.splits.test) else chosen_by(run)
+
+
+def fits_temperature(run: TrainingRun) -> bool:
+    """Say whether the data has a split to fit a temperature on, and another to measure it on."""
+    return bool(len(run.splits.calibration) and len(run.splits.test))
+
+
+def final_tags(run: TrainingRun) -> list[str]:
+    """Return the tags of the figures that runs are compared by, the most important first."""
+    names = ["nll", "accuracy", "ece", *["ece_temperature"] * fits_temperature(run), "brier"]
+    return [f"{tested(run)}/{name}" for name in names]
 
 
 def evaluate_split(run: TrainingRun, name: str) -> MetricsReport:
@@ -138,10 +184,10 @@ def report(run: TrainingRun, log: RunLog, *, final: bool) -> list[Report]:
 def finish(run: TrainingRun) -> None:
     """Test the best weights; print the figures, what the task adds, and where to look next."""
     training, splits, console = run.training, run.splits, run.console
-    name = "test" if len(splits.test) else chosen_by(run)
+    name = tested(run)
     measured = evaluate_split(run, name)
     rows = {name: measured.metrics}
-    if len(splits.calibration) and len(splits.test):
+    if fits_temperature(run):
         held_out = splits.calibration, splits.test
         fit, after = recalibrate(run.model, run.loss_fn, *held_out, splits.num_classes)
         measured = replace(measured, fit=fit, after=after)
@@ -158,7 +204,12 @@ def finish(run: TrainingRun) -> None:
         rows |= each.rows
     run.log.scalars("time", run.seconds(), training.step)
     console.print(f"\n{splits.protocol}", markup=False, soft_wrap=True)
+    if run.best_epoch:
+        of = f"{chosen_by(run)} nll {run.best:.4f}"
+        console.print(f"{name}: the weights of epoch {run.best_epoch}, which has the lowest {of}")
     print_table(console, rows, run.identity["table"])
+    table = markdown_table(rows, run.identity["table"])
+    run.log.events.add_text("results", table, training.step)
     for each in reports:
         if each.text:
             console.print(f"\n{each.text}", markup=False)

@@ -1,4 +1,4 @@
-"""What a run logs: every figure for TensorBoard and, in `metrics.jsonl`, for programs."""
+"""What a run logs: every figure in `metrics.jsonl`, and those for the eye in TensorBoard."""
 
 import io
 import json
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
+from training.run.dashboard import CHARTS, hparams, is_shown, plugin_summary, sprites, tag_of
 from training.run.folder import CONFIG, METRICS, GrowingFile, write_file, writing
 
 if TYPE_CHECKING:
@@ -24,23 +24,10 @@ if TYPE_CHECKING:
 
 EVENTS = "events.out.tfevents.run"  # TensorBoard looks for `tfevents` in a name
 Positions = dict[str, tuple[int, int]]  # a file's size and checksum, by its name
-CHARTS = {  # of TensorBoard's Custom Scalars: {section: {chart: [kind, tags]}}
-    "objective and yardstick": {
-        "objective against nll (val)": ["Multiline", ["val/loss", "val/nll"]],
-        "train against val (objective)": ["Multiline", ["train/loss", "val/loss"]],
-    },
-    "calibration": {
-        "ECE and its floor (val)": ["Multiline", ["val/ece$", "val/ece_null"]],
-        "ECE before and after temperature (test)": [
-            "Multiline",
-            ["test/ece$", "test/ece_temperature"],
-        ],
-    },
-}
 
 
 class RunLog:
-    """Write each figure twice: for TensorBoard, and as one JSON object per line.
+    """Write every figure as part of a JSON object per line; TensorBoard gets what people look at.
 
     Tags are `<split>/<metric>`; the x axis is always the optimizer step. `positions`, which `flush`
     returned at a checkpoint, cut the files back to what they were then, so that a resumed run goes
@@ -54,9 +41,10 @@ class RunLog:
         self.events = EventLog(self.event_file)  # torch's writer: `add_scalar` and the like
 
     def scalars(self, group: str, metrics: dict[str, float], step: int) -> None:
-        """Log numbers of one group: a split, or "time"."""
+        """Log numbers of one group: a split, "time", or a group of one's own."""
         for name, value in metrics.items():
-            self.events.add_scalar(f"{group}/{name}", value, step)
+            if is_shown(group, name):
+                self.events.add_scalar(tag_of(f"{group}/{name}"), value, step)
         line = json.dumps({"step": step, "split": group, **metrics}) + "\n"
         self.lines.write(line.encode())
         self.flush()
@@ -77,7 +65,7 @@ class RunLog:
         write_file(self.folder / f"{tag.replace('/', '_')}.png", png, durable=False)
         image = Summary.Image(encoded_image_string=png)
         image.width, image.height = (int(n) for n in figure.canvas.get_width_height())
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        summary = Summary(value=[Summary.Value(tag=tag_of(tag), image=image)])
         self.events.writer.add_summary(summary, step)
 
     def embedding(
@@ -87,34 +75,43 @@ class RunLog:
         columns: Mapping[str, Sequence[str]],
         step: int,
         images: Tensor | None = None,
+        *,
+        colours: Tensor,
     ) -> None:
-        """Log points (N, D) for the Projector, with two or more facts of each; images in [0, 1].
+        """Log points (N, D) for the Projector, with two or more facts of each.
 
         A resumed run writes them once more at the same place.
+
+        Args:
+            tag: what the points are.
+            vectors: the points.
+            columns: the facts, by their name.
+            step: the optimizer step.
+            images: (N, 1 or 3, S, S) in [0, 1], where a point has one.
+            colours: (N, 3) in [0, 1].
         """
         shutil.rmtree(self.folder / f"{step:05d}", ignore_errors=True)
         facts = [list(row) for row in zip(*columns.values(), strict=True)]
         with writing(self.folder, vectors.nbytes):
-            self.events.add_embedding(vectors, facts, images, step, tag, list(columns))
+            pictures = sprites(colours, images)
+            self.events.add_embedding(vectors, facts, pictures, step, tag, list(columns))
 
-    def start(self, identity: Mapping[str, Any], config: str, step: int) -> None:
+    def start(
+        self, identity: Mapping[str, Any], config: str, step: int, metrics: Sequence[str]
+    ) -> None:
         """Log what the run is: its settings, its data, its hyper-parameters, and charts of both.
 
         A run that goes on at `step` logs its settings once more if they have changed. The
         hyper-parameters lie in the run's own event file (`add_hparams` would make one more run, and
-        so one more curve in every chart); seeds of one configuration share their trial.
+        so one more curve in every chart). `metrics` are the tags of its figures at the end.
         """
         path = self.folder / CONFIG
         if not step:
-            shown = {"loss": identity["loss"]}
-            for key, value in identity["settings"].items():
-                if key.startswith(("loss.", "optimizer.", "trainer.")) and not key.endswith("_"):
-                    plain = isinstance(value, bool | int | float | str)
-                    shown[key] = value if plain else json.dumps(value)
             self.events.writer.add_event(Event(file_version="brain.Event:2"))
             self.text("config", config)
             self.text("data", identity["protocol"])
-            self.events.writer.add_summary(hparams_pb(shown, trial_id=identity["group"]), 0)
+            for summary in hparams(identity, metrics):
+                self.events.writer.add_summary(summary, 0)
             self.events.add_custom_scalars(CHARTS)
         elif path.read_text(encoding="utf-8") != config:
             self.text("config", config, step)
@@ -125,12 +122,7 @@ class RunLog:
         status = api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE
         ended = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
         data = plugin_data_pb2.HParamsPluginData(session_end_info=ended)
-        value = Summary.Value(
-            tag=metadata.SESSION_END_INFO_TAG,
-            metadata=metadata.create_summary_metadata(data),
-            tensor=metadata.NULL_TENSOR,
-        )
-        self.events.writer.add_summary(Summary(value=[value]), 0)
+        self.events.writer.add_summary(plugin_summary(metadata.SESSION_END_INFO_TAG, data), 0)
         self.flush()
 
     def flush(self, *, durable: bool = False) -> Positions:

@@ -39,11 +39,26 @@ Reporter = Callable[[ReportContext], Report]
 
 def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:
     """Print rows of metrics; a column that no row has is left out."""
-    shown = [name for name in columns if any(name in row for row in rows.values())]
+    headings, *cells = _cells(rows, columns)
     table = Table()
-    table.add_column("")
-    for name in shown:
-        table.add_column(COLUMNS[name][0], justify="right")
-    for label, row in rows.items():
-        table.add_row(label, *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+
+
+def markdown_table(rows: dict[str, dict[str, float]], columns: list[str]) -> str:
+    """Return the same table as text, as TensorBoard shows it."""
+    headings, *cells = _cells(rows, columns)
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
+    """Return the headings and the cells of each row, the label first."""
+    shown = [name for name in columns if any(name in row for row in rows.values())]
+    cells = [["", *(COLUMNS[name][0] for name in shown)]]
+    for label, row in rows.items():
+        cells.append([label, *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown)])
+    return cells

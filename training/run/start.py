@@ -13,7 +13,7 @@ from rich.console import Console
 from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
 from training.run.build import build
-from training.run.fit import finish, fit, load_best
+from training.run.fit import final_tags, finish, fit, load_best
 from training.run.folder import claim, from_here, locked, read_status, write_status
 from training.run.log import RunLog
 from training.run.signals import Interrupted, handling
@@ -80,7 +80,7 @@ def train(run: TrainingRun, again: str) -> None:
     """Train and test; say in the run folder what is trained, and how it ended."""
     try:
         if run.log:
-            run.log.start(run.identity, run.config, run.training.step)
+            run.log.start(run.identity, run.config, run.training.step, final_tags(run))
         with lost_process_named():
             fit(run)
             finish(run)

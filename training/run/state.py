@@ -49,6 +49,7 @@ class TrainingRun:
     finished: int = 0  # epochs, with their evaluations
     best: float = float("inf")  # nll of the best weights
     best_step: int = 0
+    best_epoch: int = 0
     started: dict[str, float] = field(default_factory=clock)  # as if the run had never stopped
 
     def __repr__(self) -> str:
@@ -124,6 +125,7 @@ def run_state(run: TrainingRun) -> dict[str, Any]:
         "finished": run.finished,
         "best": run.best,
         "best_step": run.best_step,
+        "best_epoch": run.best_epoch,
         "seconds": run.seconds(),
         "log": run.log.flush(durable=True) if run.log else {},
     }
@@ -161,7 +163,8 @@ def restore(run: TrainingRun, state: dict[str, Any]) -> None:
     for name in ("step", "epoch", "visited"):
         setattr(training, name, state[name])
     run.epoch_loss, run.window = RunningLoss(*state["epoch_loss"]), RunningLoss(*state["window"])
-    run.finished, run.best, run.best_step = state["finished"], state["best"], state["best_step"]
+    for name in ("finished", "best", "best_step", "best_epoch"):
+        setattr(run, name, state[name])
     run.started = {name: now - state["seconds"][name] for name, now in clock().items()}
     if rank() < len(state["random"]):
         random = state["random"][rank()]
@@ -190,7 +193,7 @@ def check_best(run: TrainingRun) -> None:
             " the best weights from here on are kept",
             file=sys.stderr,
         )
-        run.best, run.best_step = float("inf"), 0
+        run.best, run.best_step, run.best_epoch = float("inf"), 0, 0
 
 
 def random_sources(training: Training) -> dict[str, Any]:

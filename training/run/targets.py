@@ -21,6 +21,10 @@ from training.run.identity import REQUIRED, digest, leaves
 if TYPE_CHECKING:
     from torch import Tensor
 
+PACKAGE = Path(__file__).parent.parent
+CONFIGS = PACKAGE / "configs"  # in a wheel, where setup.py has put them
+if not CONFIGS.is_dir():
+    CONFIGS = PACKAGE.parent / "configs"  # in a clone
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 # Not all of training: what composes settings, starts runs or builds targets would build, without a
 # guard, whatever a file beside a run folder names.
