@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import checks
-from losses.gradient import QuickForm, is_transformed
+from losses.gradient import QuickForm, count_for_nothing, is_transformed
 
 Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
@@ -177,6 +177,7 @@ class ClassificationLoss(nn.Module):
             losses = self._losses(logits, targets.to(logits.dtype), inputs)
             return losses, torch.ones_like(losses)
         targets = targets.long()
+        logits = count_for_nothing(logits, targets, self.ignore_index)
         ignored = targets == self.ignore_index
         targets = targets.masked_fill(ignored, 0)
         try:

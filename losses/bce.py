@@ -83,7 +83,8 @@ class MultiLabelBCELoss(ClassificationLoss):
     Args:
         weight: w, numbers >= 0 in a shape that broadcasts to that of the logits.
         reduction: mean (over all elements, as torch does), sum, or none.
-        pos_weight: c, numbers > 0 that multiply the loss where a label applies, one per label.
+        pos_weight: c, numbers > 0 that multiply the loss where a label applies: one per label,
+            (C,), whatever axes follow, or a shape that broadcasts to that of the logits.
     """
 
     pos_weight: Tensor | None
@@ -101,7 +102,20 @@ class MultiLabelBCELoss(ClassificationLoss):
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return log sigmoid(z - ln c) of each label."""
         z = at_least_float32(logits)
-        return F.logsigmoid(z if self.pos_weight is None else z - self.pos_weight.to(z.dtype).log())
+        factor = self._per_label(z)
+        return F.logsigmoid(z if factor is None else z - factor.log())
+
+    def _per_label(self, logits: Tensor) -> Tensor | None:
+        """Return `pos_weight` in a shape that broadcasts to the logits, (C,) along their labels."""
+        factor = self.pos_weight
+        if factor is None or factor.ndim != 1 or logits.ndim < 2:
+            return None if factor is None else factor.to(logits.dtype)
+        num_labels = logits.shape[1]
+        if len(factor) not in (1, num_labels):
+            raise ValueError(
+                f"pos_weight must be one number per label, {num_labels}, got {len(factor)}"
+            )
+        return factor.to(logits.dtype).view(-1, *[1] * (logits.ndim - 2))
 
     def check(self, logits: Tensor, targets: Tensor) -> None:
         """Make every check, including those that read the whole batch."""
@@ -116,10 +130,8 @@ class MultiLabelBCELoss(ClassificationLoss):
         checks.labels(logits, targets)
         self._check_first(logits, targets)
         z = at_least_float32(logits)
-        weight, pos_weight = (
-            None if w is None else w.to(z.dtype) for w in (self.weight, self.pos_weight)
-        )
+        weight = None if self.weight is None else self.weight.to(z.dtype)
         losses = F.binary_cross_entropy_with_logits(
-            z, targets.to(z.dtype), weight, reduction="none", pos_weight=pos_weight
+            z, targets.to(z.dtype), weight, reduction="none", pos_weight=self._per_label(z)
         )
         return losses, losses.new_tensor(losses.numel())

@@ -73,7 +73,8 @@ def types(logits: Tensor, targets: Tensor) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got {logits.dtype}: use logits.float()")
+        fix = "real numbers" if logits.is_complex() else "logits.float()"
+        raise TypeError(f"logits must be floating point, got {logits.dtype}: use {fix}")
 
 
 def shapes(logits: Tensor, targets: Tensor, weight: Tensor | None) -> bool:
@@ -158,12 +159,35 @@ def between_0_and_1(targets: Tensor) -> None:
 
 
 def not_probabilities(logits: Tensor, name: str = "logits") -> None:
-    """Refuse logits (N, C, d1..dk) if every row is already a probability distribution."""
-    if logits.numel() and (logits >= 0).all() and _sum_to_one(logits):
+    """Refuse logits (N, C, d1..dk) if every row is a probability distribution, or one in percent.
+
+    The numbers may have been rounded to 10^-k: then they are all multiples of that, and a row sums
+    to 1 within min(0.02, C 10^-k / 2).
+    """
+    whole = whole_of_rows(logits)
+    if whole:
         raise ValueError(
-            f"{name} must be raw scores, got rows that are >= 0 and sum to 1, so softmax was "
+            f"{name} must be raw scores, got rows that are >= 0 and sum to {whole}, so softmax was "
             "already applied: take the softmax out of the model, the loss applies it itself"
         )
+
+
+def whole_of_rows(values: Tensor) -> int:
+    """Return what every row sums to, rounding allowed, if none is < 0: 1 or 100, else 0."""
+    if not values.numel() or not (values >= 0).all():
+        return 0
+    for whole in (1, 100):
+        shares = values.cpu().double() / whole
+        off = float((shares.sum(1) - 1).abs().max())
+        if off <= _tolerance(values):
+            return whole
+        for unit in (10.0**-k for k in range(1, 7)):
+            slack = torch.finfo(values.dtype).eps / unit  # by which the type moves a value of 1
+            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2):
+                multiples = shares / unit
+                if ((multiples - multiples.round()).abs() <= slack * shares + 1e-9).all():
+                    return whole
+    return 0
 
 
 def log_probabilities(log_probs: Tensor) -> None:

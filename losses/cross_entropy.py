@@ -14,6 +14,7 @@ from losses.base import (
     class_axis,
     log_softmax,
 )
+from losses.gradient import count_for_nothing
 from losses.link import with_floor, without_weight
 
 # the kernel behind F.nll_loss; its argument 2 stands for reduction="sum"
@@ -77,6 +78,7 @@ class CrossEntropyLoss(ClassificationLoss):
         usual = self.label_smoothing == 0 and self._has_quick_form
         try:
             if usual and logits.ndim == 2 and not targets.is_floating_point():
+                logits = count_for_nothing(logits, targets, self.ignore_index)
                 half = logits.dtype in (torch.float16, torch.bfloat16)
                 log_probs = (logits.float() if half else logits).log_softmax(1)
                 weight = None if self.weight is None else self.weight.to(log_probs.dtype)

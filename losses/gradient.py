@@ -25,6 +25,25 @@ def is_transformed(logits: Tensor) -> bool:
     )
 
 
+def count_for_nothing(logits: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    """Return the same logits, whose gradient is 0 in ignored rows, also where it would be NaN.
+
+    The logits are (N, C, d1..dk), the targets (N, d1..dk).
+    """
+    ignored = targets == ignore_index
+    if is_transformed(logits):
+        return logits.masked_fill(ignored.unsqueeze(1), 0)
+    if logits.requires_grad and (not ignored.is_cpu or ignored.any()):  # a GPU is not waited for
+
+        def without_ignored(slope: Tensor | None) -> Tensor | None:
+            return None if slope is None else slope.masked_fill(ignored.unsqueeze(1), 0)
+
+        logits = logits.view_as(logits)  # the hook is only for what comes from here
+        if logits.requires_grad:  # not under no_grad
+            logits.register_hook(without_ignored)
+    return logits
+
+
 class QuickForm(torch.autograd.Function):
     """apply(loss_fn, logits, targets): loss_fn.elementwise, computed by loss_fn.quick_elementwise.
 

@@ -266,3 +266,30 @@ def test_backward_twice_gives_the_gradient_twice(name):
     loss.backward()
 
     assert_close(logits.grad, 2 * once)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ignored_row_that_is_not_finite_has_gradient_0(name, reduction):
+    for shape in ((6, 5), (6, 5, 3)):
+        logits, targets = batch(*shape)
+        targets.view(6, -1)[1:3] = -100
+        loss_fn = make(name, reduction=reduction)
+        want = gradient(loss_fn, logits, targets, logits.detach())
+        bad = logits.detach().clone()
+        bad[1], bad[2] = math.nan, math.inf
+
+        value, slope = gradient(loss_fn, bad, targets, logits.detach())
+
+        assert_close(value, want[0], rtol=1e-12, atol=0)
+        assert (slope[1:3] == 0).all()
+        assert_close(slope, want[1], rtol=1e-12, atol=1e-15)
+
+
+def test_the_gradient_of_another_loss_of_the_same_logits_is_left_as_it_is():
+    logits, targets = batch(4, 5)
+    targets[0] = -100
+
+    (CrossEntropyLoss()(logits, targets) + logits.sum()).backward()
+
+    assert (logits.grad[0] == 1).all()

@@ -170,6 +170,39 @@ def test_bad_batch_is_refused_with_the_remedy_by_every_loss(logits, targets, mes
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("classes", [3, 10, 100])
+@pytest.mark.parametrize(
+    ("whole", "decimals"), [(1, 2), (1, 3), (1, 4), (100, 0), (100, 1), (100, 2), (100, None)]
+)
+def test_probabilities_with_few_decimals_or_in_percent_are_refused(whole, decimals, classes):
+    probs = whole * (2 * logits_of(200, classes)).double().softmax(1)
+    probs = probs if decimals is None else probs.round(decimals=decimals)
+    off = (probs.sum(1) / whole - 1).abs().max()
+    unit = 1e-6 if decimals is None else 10.0**-decimals / whole
+    if off > min(0.02, classes * unit / 2):  # more is lost than the rule allows
+        assert CrossEntropyLoss()(probs, tensor([0] * 200)).isfinite()
+        return
+
+    for dtype in (torch.float64, torch.float32):
+        with pytest.raises(ValueError, match=rf"logits must be raw scores.* sum to {whole}"):
+            CrossEntropyLoss()(probs.to(dtype), tensor([0] * 200))
+
+
+def test_whole_numbers_and_other_scores_that_are_not_negative_are_logits():
+    generator = torch.Generator().manual_seed(1)
+
+    for scale in (3, 10, 40):
+        whole = torch.randint(scale, (64, 10), generator=generator).float()
+        assert CrossEntropyLoss()(whole, tensor([0] * 64)).isfinite()
+    near = torch.rand(64, 10, generator=generator).softmax(1) * 1.01  # of full precision
+    assert CrossEntropyLoss()(near, tensor([0] * 64)).isfinite()
+
+
+def test_complex_logits_are_answered_in_one_line():
+    with pytest.raises(TypeError, match=r"got torch\.complex64: use real numbers"):
+        CrossEntropyLoss()(BATCH.to(torch.complex64), ZEROS)
+
+
 @every_loss
 def test_class_index_out_of_range_is_refused_on_later_batches_too(make):
     loss_fn = make(ignore_index=3)
@@ -288,6 +321,8 @@ def test_multi_label_targets_are_checked():
         MultiLabelBCELoss()(logits, tensor([0, 1, 2, 3]))
     with pytest.raises(ValueError, match="logits must be raw scores"):
         MultiLabelBCELoss()(logits.softmax(1), torch.eye(5)[:4])
+    with pytest.raises(ValueError, match="pos_weight must be one number per label, 5, got 4"):
+        MultiLabelBCELoss(pos_weight=[1.0] * 4)(logits, torch.eye(5)[:4])
 
 
 def test_distillation_says_what_it_misses():

@@ -96,10 +96,17 @@ def test_multi_label_drops_in_for_torch(shape, reduction):
     last = torch.linspace(1, 9, shape[-1], dtype=torch.float64)  # of the last axis
     each = targets.detach() + 0.5  # a weight of every element
 
-    for some in combinations(weight=[None, last, each], pos_weight=[None, last.flip(0)]):
+    per_label = torch.linspace(2, 7, shape[min(1, len(shape) - 1)], dtype=torch.float64)
+
+    for some in combinations(weight=[None, last, each], pos_weight=[None, per_label]):
         some = some | {"reduction": reduction}
-        ours, theirs = losses.MultiLabelBCELoss(**some), torch.nn.BCEWithLogitsLoss(**some)
-        assert_same(ours, theirs, logits, targets)
+        ours = losses.MultiLabelBCELoss(**some)
+        if some["pos_weight"] is not None:  # torch would put it on the last axis
+            some["pos_weight"] = per_label.view(-1, *[1] * (len(shape) - 2))
+        assert_same(ours, torch.nn.BCEWithLogitsLoss(**some), logits, targets)
+        assert_same(
+            losses.MultiLabelBCELoss(**some), torch.nn.BCEWithLogitsLoss(**some), logits, targets
+        )
 
 
 @every_reduction
