@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 import losses
 from losses import CrossEntropyLoss, DistillationLoss
 from training.cli.script import Parser, run_script
+from training.run.folder import tensorboard_on
 
 Curves = dict[str, Tensor]  # the label of each curve, and its height at each x
 
@@ -138,7 +139,7 @@ def main() -> None:
             figure.savefig(file, dpi=120)
             writer.add_image(f"losses/{name}", imread(file), dataformats="HWC")
             print(file)
-    print(f"tensorboard --logdir {out}")
+    print(tensorboard_on(out))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def joined() -> Iterator[Store]:
         world_size=size,
         timeout=PATIENCE,
     )
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if is_main() else nowhere):
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        redirect_stdout(sys.stdout if is_main() else nowhere),
+    ):
         try:
             yield store
         except SystemExit as stop:  # the others may never come, and torch may abort as Python ends

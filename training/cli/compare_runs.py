@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def compare_and_write() -> None:
-    """Parse, read, print, write."""
+    """Parse, read, write, print."""
     parser = Parser(description="Compare finished runs, one row per loss.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or a folder of runs")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where compare.* are written")
@@ -33,11 +33,12 @@ def compare_and_write() -> None:
     parents = [os.path.abspath(run.folder.parent) for run in runs]
     folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
     comparisons = compare(runs)
-    print_comparisons(comparisons)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = write_files(comparisons, folder)
     except OSError as error:
         raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
+    finally:
+        print_comparisons(comparisons)
     for file in files:
         print(file)

@@ -23,6 +23,7 @@ def help_text(task: str) -> str:
     for group, files in options(task).items():
         lines.append(f"{group}: {', '.join(file.stem for file in files)}")
         for file in files:
-            comments = [line for line in file.read_text().split("\n") if "@package" not in line]
+            text = file.read_text(encoding="utf-8")
+            comments = [line for line in text.split("\n") if "@package" not in line]
             lines.append(f"    {file.stem:<24}{comments[0].removeprefix('# ')}")
     return "\n".join(lines) + "\n" + ENDING

@@ -20,8 +20,11 @@ class Screen(io.FileIO):
 def keep_printing() -> None:
     """Let what is printed from here on be lost where it cannot be written.
 
+    A character that the screen's encoding lacks is shown as its number, here and in jobs.
+
     A stream that somebody else has put in the place of Python's own stays as it is.
     """
+    os.environ.setdefault("PYTHONIOENCODING", ":backslashreplace")
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a run's file would take the place
         pass  # of a stream that was closed, and be printed to
     os.close(number)

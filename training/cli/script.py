@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from training.cli.screen import keep_printing
 from training.errors import ConfigError, UserError
 
 
@@ -31,6 +32,7 @@ def run_script(main: Callable[[], None]) -> None:
 
     A file or folder that cannot be read or written is such a mistake, too.
     """
+    keep_printing()
     try:
         main()
     except (UserError, OSError) as error:

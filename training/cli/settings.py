@@ -185,7 +185,7 @@ def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
             names = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
             near = did_you_mean(option, names).replace("mean ", f"mean {group}=")
             if group == "hydra/launcher":
-                near = "; launchers are extras: pip install -e '.[sweep]' (joblib) or '.[slurm]'"
+                near = '; launchers are extras: pip install -e ".[sweep]" (joblib) or ".[slurm]"'
             message = f"{group}={option}: no such option{near} ({group}: {', '.join(names)})"
         raise ConfigError(message) from error
 

@@ -1,7 +1,6 @@
 """Sweeps: a folder that keeps its name, jobs that need not run twice, and a summary of them all."""
 
 import re
-import shlex
 import sys
 import traceback
 from collections import Counter
@@ -23,6 +22,7 @@ from training.run.folder import (
     locked,
     read_config,
     read_status,
+    tensorboard_on,
     write_status,
 )
 from training.run.identity import digest, leaves
@@ -116,8 +116,8 @@ def summarize(folder: Path) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return code
+    page = write_files(comparisons, folder)[-1]
     print_comparisons(comparisons)
-    print(f"\nlook at it: {from_here(write_files(comparisons, folder)[-1])}")
-    tensorboard = from_here(Path(sys.executable).with_name("tensorboard"))
-    print(f"       and: {tensorboard} --logdir {shlex.quote(str(folder))}")
+    print(f"\nlook at it: {from_here(page)}")
+    print(f"       and: {tensorboard_on(folder)}")
     return code

@@ -1,11 +1,9 @@
 """Train a run to its end: epochs, evaluations, the best weights kept, and the test."""
 
 import math
-import shlex
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from rich.progress import Progress
@@ -16,7 +14,7 @@ from training.errors import UserError
 from training.evaluation import evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
-from training.run.folder import from_here
+from training.run.folder import from_here, tensorboard_on
 from training.run.log import RunLog
 from training.run.report import Report, ReportContext, markdown_table, print_table
 from training.run.state import TrainingRun, check_weights, save
@@ -213,9 +211,8 @@ def finish(run: TrainingRun) -> None:
     for each in reports:
         if each.text:
             console.print(f"\n{each.text}", markup=False)
-    command = from_here(Path(sys.executable).with_name("tensorboard"))
-    logdir = shlex.quote(from_here(run.folder.parent))
-    shown = f"\nrun folder: {from_here(run.folder)}\nlook at it: {command} --logdir {logdir}"
+    command = tensorboard_on(run.folder.parent)
+    shown = f"\nrun folder: {from_here(run.folder)}\nlook at it: {command}"
     console.print(shown, markup=False, soft_wrap=True)  # a wrapped path cannot be copied
     guess = math.log(splits.num_classes)
     if run.best > guess:

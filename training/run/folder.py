@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -103,8 +105,23 @@ def write_status(folder: Path, **fields: Any) -> None:
 
 def from_here(path: Path) -> str:
     """Return a path as short as it can be typed."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    with suppress(ValueError):  # a path on another drive
+        if not (relative := os.path.relpath(path)).startswith(".."):
+            return relative
+    return str(path)
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return words as the user's shell reads them; cmd and PowerShell share the double quote."""
+    if sys.platform != "win32":
+        return shlex.join(words)
+    return " ".join(w if re.fullmatch(r"[\w.:=/\\-]+", w) else f'"{w}"' for w in words)
+
+
+def tensorboard_on(folder: Path) -> str:
+    """Return the command that shows the runs in `folder`."""
+    command = from_here(Path(sys.executable).with_name("tensorboard"))
+    return shell_line([command, "--logdir", from_here(folder)])
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Start a run or go on with one, and leave word in its folder of how it ended."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
@@ -14,7 +13,7 @@ from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
 from training.run.build import build
 from training.run.fit import final_tags, finish, fit, load_best
-from training.run.folder import claim, from_here, locked, read_status, write_status
+from training.run.folder import claim, from_here, locked, read_status, shell_line, write_status
 from training.run.log import RunLog
 from training.run.signals import Interrupted, handling
 from training.run.state import TrainingRun, restore_newest
@@ -62,7 +61,7 @@ def start(
             console.print(f"already complete at step {run.training.step}: {folder}", soft_wrap=True)
             load_best(run)
             return run
-        again = shlex.join([*command, f"resume={from_here(folder)}"])
+        again = shell_line([*command, f"resume={from_here(folder)}"])
         if is_main():
             for file in folder.rglob("*.tmp"):  # what was never finished
                 file.unlink()
