@@ -183,7 +183,7 @@ def whole_of_rows(values: Tensor) -> int:
             return whole
         for unit in (10.0**-k for k in range(1, 7)):
             slack = torch.finfo(values.dtype).eps / unit  # by which the type moves a value of 1
-            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2):
+            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2) + 1e-6:
                 multiples = shares / unit
                 if ((multiples - multiples.round()).abs() <= slack * shares + 1e-9).all():
                     return whole

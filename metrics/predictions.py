@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metrics.calibration_error import Bins
 from metrics.reliability import draw_reliability, reliability_data
-from metrics.rows import cached_rows
+from metrics.rows import cached_rows, whole_of_rows
 from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature
 from metrics.tracker import Metrics
 
@@ -125,7 +125,9 @@ def report(
         return before
     if not isinstance(fit_on, tuple | list) or len(fit_on) != 2:
         raise TypeError(f"fit_on must be a pair (labels, {kind}), got {type(fit_on).__name__}")
-    other_scores, other_targets = _checked(*fit_on, kind, ignore_index)
+    other_scores, other_targets = scores, targets
+    if not (fit_on[0] is labels and fit_on[1] is given[kind]):
+        other_scores, other_targets = _checked(*fit_on, kind, ignore_index)
     if other_scores.shape[1] != scores.shape[1]:
         classes = f"{other_scores.shape[1]} classes, got {scores.shape[1]} to measure"
         raise ValueError(f"fit_on has {classes}")
@@ -146,11 +148,7 @@ def _measured(
 
 def _checked(labels: Any, predictions: Any, kind: str, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Return log-probabilities (N, C, ...) and labels (N, ...) on the CPU; refuse another kind."""
-    values, targets = (
-        # without the negative strides of a reversed array, which torch refuses
-        torch.as_tensor(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-        for part in (predictions, labels)
-    )
+    values, targets = _tensor(predictions, kind), _tensor(labels, "labels")
     values, targets = values.detach().cpu(), targets.detach().cpu()
     if not values.is_floating_point():
         values = values.double()
@@ -182,16 +180,35 @@ def _checked(labels: Any, predictions: Any, kind: str, ignore_index: int) -> tup
         row, label = place[0], int(targets[tuple(place)])
         classes = f"classes from 0 to {values.shape[1] - 1}"
         raise ValueError(f"labels must be {classes}, row {row} (from 0) has {label}")
-    sums_to_1 = bool((values >= 0).all()) and _near_1(values.sum(1))
+    whole = whole_of_rows(values, TOLERANCE)
     exp_sums_to_1 = kind != "logits" and _near_1(values.exp().sum(1))
-    if sums_to_1 and kind != "probs":
-        raise ValueError(f"{kind}: these rows are >= 0 and sum to 1: give probs=")
-    if kind == "probs" and not sums_to_1:
+    if whole and (kind != "probs" or whole == 100):
+        fix = "divide them by 100 and " if whole == 100 else ""
+        raise ValueError(f"{kind}: these rows are >= 0 and sum to {whole}: {fix}give probs=")
+    if kind == "probs" and not whole:
         right = "are logarithms: give log_probs=" if exp_sums_to_1 else "do not: give logits="
         raise ValueError(f"probs must be >= 0 and sum to 1 over axis 1, and these rows {right}")
     if kind == "log_probs" and not exp_sums_to_1:
         raise ValueError("log_probs: the exponentials of these rows do not sum to 1: give logits=")
     return (values.log() if kind == "probs" else values).log_softmax(1), targets
+
+
+def _tensor(numbers: Any, name: str) -> Tensor:
+    """Return an array or a tensor of real numbers as a tensor."""
+    if isinstance(numbers, np.ndarray):
+        if numbers.dtype.kind not in "biufc":
+            raise ValueError(
+                f"{name} must be numbers, got {numbers.dtype}: give each class's place among the"
+                " columns of the predictions, from 0"
+            )
+        wide = numbers.dtype.kind == "f" and numbers.dtype.itemsize > 8
+        native = np.float64 if wide else numbers.dtype.newbyteorder("=")
+        # without the negative strides of a reversed array, which torch refuses
+        numbers = np.ascontiguousarray(numbers, native)
+    tensor = torch.as_tensor(numbers)
+    if tensor.is_complex():
+        raise ValueError(f"{name} must be real numbers, got {tensor.dtype}")
+    return tensor
 
 
 def _near_1(sums: Tensor) -> bool:

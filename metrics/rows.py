@@ -57,6 +57,28 @@ def as_rows(
     return log_probs, classes
 
 
+def whole_of_rows(values: Tensor, tolerance: float) -> int:
+    """Return what all rows (N, C, ...) sum to, rounding allowed, if none is < 0: 1 or 100, else 0.
+
+    Rounded are numbers that are all multiples of 10^-k, in rows that sum to 1 within
+    min(0.02, C 10^-k / 2); in percent likewise, divided by 100. (`losses.checks` has this, too.)
+    """
+    if not values.numel() or not (values >= 0).all():
+        return 0
+    for whole in (1, 100):
+        shares = values.double() / whole
+        off = float((shares.sum(1) - 1).abs().max())
+        if off <= tolerance:
+            return whole
+        for unit in (10.0**-k for k in range(1, 7)):
+            slack = torch.finfo(values.dtype).eps / unit  # by which the type moves a value of 1
+            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2) + 1e-6:
+                multiples = shares / unit
+                if ((multiples - multiples.round()).abs() <= slack * shares + 1e-9).all():
+                    return whole
+    return 0
+
+
 def rank_of_targets(scores: Tensor, targets: Tensor, target_scores: Tensor) -> Tensor:
     """Count the classes ranked above the target; on ties the lower index ranks first.
 

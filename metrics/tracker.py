@@ -97,8 +97,14 @@ class Metrics(Sums):
         targets = torch.as_tensor(targets, device=device)
         rows, classes = as_rows(log_probs, targets, self.num_classes, self.ignore_index)
         size = cached_rows(self.num_classes, device)
-        for start in range(0, len(rows), size):
-            self._add(rows[start : start + size], classes[start : start + size])
+        before = [sums.clone() for sums in self.tensors] if len(rows) > size else []
+        try:
+            for start in range(0, len(rows), size):
+                self._add(rows[start : start + size], classes[start : start + size])
+        except ValueError:  # a batch is added whole or not at all
+            for sums, old in zip(self.tensors, before, strict=False):
+                sums.copy_(old)
+            raise
         if loss_sums is not None:
             for mine, new in zip(self.loss_sums, loss_sums, strict=True):
                 mine += new.to(device) if isinstance(new, Tensor) else new

@@ -145,6 +145,10 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers
         ),
         (["trainer._target_="], r"trainer\._target_=: cannot be imported .*"),
         (["loss._target_=null"], r"loss\._target_=null: must be a text"),
+        (
+            ["hydra.searchpath=[file:///none]"],
+            r"hydra\.searchpath=file:///none: no such folder; .*",
+        ),
         (["data=text_file"], r"data\.path is required: data\.path=FILE, a UTF-8 text"),
     ],
 )

@@ -377,3 +377,17 @@ def test_an_accelerator_gives_the_same_figures_and_refuses_the_same_rows():
 
     with pytest.raises(ValueError, match="do not sum to 1"):
         metrics.update(log_probs.cuda() + 1, targets.cuda())
+
+
+def test_a_batch_that_is_refused_in_its_last_part_adds_nothing():
+    rows = 2 * cached_rows(10, "cpu") + 5
+    log_probs, targets = torch.full((rows, 10), 0.1).log(), torch.arange(rows) % 10
+    metrics = Metrics(10)
+    metrics.update(log_probs[:7], targets[:7])
+    want = metrics.compute()
+    log_probs[-1] = 0
+
+    with pytest.raises(ValueError, match="1 rows hold NaN or do not sum to 1"):
+        metrics.update(log_probs, targets)
+
+    assert metrics.compute() == want

@@ -7,6 +7,8 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import accuracy_score, log_loss
 
 import metrics
+from losses import checks
+from metrics.rows import whole_of_rows
 
 
 @pytest.fixture
@@ -113,6 +115,23 @@ ROWS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.3, -2.0]])
 def test_wrong_input_is_answered_with_the_call_that_is_right(labels, given, message):
     with pytest.raises(ValueError, match=message):
         metrics.report(labels, **given)
+
+
+def test_probabilities_of_few_decimals_are_probabilities_by_the_rule_of_the_losses(data):
+    labels, logits = data
+    probs = softmax(logits / 4).round(3)
+
+    got = metrics.report(labels, probs=probs)
+
+    assert got.metrics["ece"] == pytest.approx(
+        metrics.report(labels, probs=probs / probs.sum(1, keepdims=True)).metrics["ece"]
+    )
+    with pytest.raises(ValueError, match="sum to 1: give probs="):
+        metrics.report(labels, logits=probs)
+    rows = torch.tensor(probs)
+    for values in (rows, rows[:40] * 100, rows.round(decimals=1), rows.float(), rows.half(), ROWS):
+        whole = whole_of_rows(values, max(1e-4, torch.finfo(values.dtype).eps))
+        assert whole == checks.whole_of_rows(values)
 
 
 @pytest.mark.parametrize("given", [{}, {"logits": ROWS, "probs": ROWS}])

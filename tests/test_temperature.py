@@ -1,7 +1,9 @@
 """Temperature scaling: the minimum, its symmetries, its ends, and the command line around it."""
 
+import io
 import math
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -253,6 +255,9 @@ def command(monkeypatch, capsys):
     return command
 
 
+PROBS = torch.randn(500, 10, generator=torch.Generator().manual_seed(0)).softmax(1).double().numpy()
+
+
 @pytest.fixture
 def arrays():
     scores, targets = sample(500)
@@ -303,6 +308,13 @@ def test_the_temperature_can_be_fitted_on_another_file(command, arrays, tmp_path
         ({"logits": np.full((500, 10), 0.1)}, "rows are >= 0 and sum to 1: give their logarithm"),
         ({"logits": np.full(500, 0.1)}, r"logits must be \(N, C\) .*, got \(500,\)"),
         ({"logits": np.array([None] * 500)}, "cannot be read as an npz file of numbers"),
+        ({"logits": PROBS.round(3)}, "rows are >= 0 and sum to 1: give their logarithm"),
+        ({"logits": 100 * PROBS}, "sum to 100: divide them by 100 and give their logarithm"),
+        ({"logits": PROBS * 1j}, "logits must be real numbers, got torch.complex128"),
+        ({"labels": np.eye(10)[np.arange(500) % 10]}, r"use labels.argmax\(1\)"),
+        ({"labels": np.zeros((500, 1))}, r"use labels.reshape\(500,\)"),
+        ({"labels": np.full(500, "cat")}, "labels must be numbers, got <U3: give each class's"),
+        ({"labels": None, "label": np.zeros(500)}, "named logits and labels, got label"),
         ({"logits": np.zeros((0, 3)), "labels": np.zeros(0, dtype=int)}, "no rows"),
     ],
 )
@@ -319,16 +331,86 @@ def test_bad_logits_are_one_line_and_exit_code_4(command, arrays, tmp_path, chan
     assert re.search(message, err)
 
 
+def of(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def zipped(member, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("logits.npy", member)
+        archive.writestr("labels.npy", member)
+    return file.getvalue()
+
+
+GOOD = of(logits=np.eye(3) + 2, labels=np.arange(3))
+
+
+def marked(place, value):
+    """Return the file with a number changed in the head of a member, and in the directory."""
+    content = bytearray(GOOD)
+    for magic, shift in ((b"PK\x01\x02", 0), (b"PK\x03\x04", -2)):
+        content[content.index(magic) + place + shift] = value
+    return bytes(content)
+
+
+ONE_ARRAY = io.BytesIO()
+np.save(ONE_ARRAY, np.eye(3))
+TORCHS = io.BytesIO()
+torch.save({"logits": torch.eye(3)}, TORCHS)
+HUGE = ONE_ARRAY.getvalue().replace(b"(3, 3)", b"(9999999999999, 1)")[:-11]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (GOOD[:-40], "cannot be read as an npz file"),
+        (GOOD.replace(b"\0\0\x08@", b"\0\0\0@", 1), "logits.npy is damaged"),
+        (marked(8, 1), "cannot be read as an npz file of numbers (File 'logits.npy' is encrypted"),
+        (marked(10, 99), "cannot be read as an npz file of numbers (That compression method"),
+        (zipped(HUGE), "cannot be read as an npz file"),
+        (zipped(b"no array"), "logits and labels must be arrays; save both with np.savez"),
+        (ONE_ARRAY.getvalue(), "holds one array; save both with np.savez"),
+        (TORCHS.getvalue(), "is torch's own format; torch.load it, and save both with np.savez"),
+    ],
+)
+def test_a_damaged_or_another_file_is_one_line_and_exit_code_4(command, tmp_path, content, message):
+    file = tmp_path / "some.npz"
+    file.write_bytes(content)
+
+    code, out, err = command("--logits", file)
+
+    assert content != GOOD
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert err.startswith(f"error: {file}: {message}")
+
+
+def test_arrays_that_are_not_used_are_named_and_any_number_type_is_read(command, arrays, tmp_path):
+    wanted = None
+    for dtype in (np.float64, ">f8", np.longdouble, np.float32, np.float16):
+        np.savez(tmp_path / "a.npz", **arrays | {"logits": arrays["logits"].astype(dtype)})
+        code, out, err = command("--logits", tmp_path / "a.npz")
+        wanted = wanted or out
+        assert (code, err) == (0, "")
+        assert out == wanted or dtype in (np.float32, np.float16)
+
+    np.savez(tmp_path / "a.npz", **arrays, ids=np.arange(500), val_logits=arrays["logits"])
+    assert command("--logits", tmp_path / "a.npz")[2] == (
+        f"{tmp_path}/a.npz: not used: ids, val_logits\n"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_no_npz_is_one_line_and_exit_code_4(command, tmp_path, content):
     file = tmp_path / "junk.npz"
     file.write_bytes(content)
 
-    assert command("--logits", file) == (
-        4,
-        "",
-        f"error: {file}: cannot be read as an npz file of numbers\n",
-    )
+    code, out, err = command("--logits", file)
+
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert err.startswith(f"error: {file}: cannot be read as an npz file of numbers (")
     assert command("--logits", tmp_path / "none.npz")[::2] == (
         4,
         f"error: {tmp_path}/none.npz: no such file\n",

@@ -73,16 +73,39 @@ def calibrate_file(file: Path, fit_on: Path | None) -> MetricsReport:
 
 
 def read_logits(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits (N, C) and labels (N,), or say what is wrong with the file."""
+    """Return logits (N, C) and labels (N,), or say what is wrong with the file.
+
+    Arrays of other names are named, since they may be the ones that were meant.
+    """
+    saved = f"save both with np.savez('{file.stem}.npz', logits=..., labels=...)"
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return arrays["logits"], arrays["labels"]
+        with file.open("rb") as stream:
+            if stream.read(6) == b"\x93NUMPY":
+                raise DataError(f"{file}: holds one array; {saved}")
+            with zipfile.ZipFile(stream) as archive:
+                if any(name.endswith("/data.pkl") for name in archive.namelist()):
+                    raise DataError(f"{file}: is torch's own format; torch.load it, and {saved}")
+                if damaged := archive.testzip():  # NumPy may not read as far as the checksum
+                    raise DataError(f"{file}: {damaged} is damaged")
+            stream.seek(0)
+            arrays = np.load(stream, allow_pickle=False)
+            found = [arrays[name] for name in ("logits", "labels") if name in arrays]
+            others = sorted(set(arrays.files) - {"logits", "labels"})
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
-    except KeyError:
-        raise DataError(f"{file}: must hold arrays named logits and labels") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
-        raise DataError(f"{file}: cannot be read as an npz file of numbers") from None
+    except DataError:
+        raise
+    except Exception as error:  # of damaged files NumPy and zipfile raise many types
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file}: cannot be read as an npz file of numbers ({reason})") from None
+    if len(found) < 2:
+        names = f", got {', '.join(others)}" if others else ""
+        raise DataError(f"{file}: must hold arrays named logits and labels{names}")
+    if not all(isinstance(array, np.ndarray) for array in found):
+        raise DataError(f"{file}: logits and labels must be arrays; {saved}")
+    if others:
+        print(f"{file}: not used: {', '.join(others)}", file=sys.stderr)
+    return found[0], found[1]
 
 
 def print_rows(rows: dict[str, MetricsReport], protocol: str) -> None:
