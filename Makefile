@@ -18,7 +18,7 @@ smoke: .venv/installed # every loss, every stage of both scripts; distillation l
 		train="$(BIN)/python scripts/train_$$task.py debug=smoke"; \
 		$$train -m 'loss=glob(*,exclude=distillation)' hydra.sweep.dir=outputs/smoke/$$task && \
 		$$train loss=distillation hydra.run.dir=outputs/smoke/$$task/distillation \
-			loss.teacher.run=outputs/smoke/$$task/cross_entropy-seed1 || exit 1; \
+			teacher=outputs/smoke/$$task/cross_entropy-seed1 || exit 1; \
 	done
 
 compare: .venv/installed # TensorBoard on the last sweep

@@ -42,7 +42,7 @@ def assert_same_figures(tmp_path, monkeypatch, capsys):
         if "loss=distillation" in words:
             on_cpu(*words, "loss=cross_entropy", task=task)
             (tmp_path / "cpu").rename(tmp_path / "teacher")
-            words += (f"loss.teacher.run={tmp_path}/teacher",)
+            words += (f"teacher={tmp_path}/teacher",)
         on_cpu(*words, task=task)
         with apple_silicon(monkeypatch):
             run = start(compose(*words, "device=mps", task=task), tmp_path / "mps", quiet=True)

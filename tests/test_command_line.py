@@ -241,19 +241,19 @@ def test_distillation_learns_from_a_finished_run_of_the_same_words(command_line,
         (tmp_path / name).write_text("".join(f"{letters}\n{letters[::-1]}\n" for _ in range(60)))
     text = [*LIGHT, "data=text_file", "data.level=char"]
     assert command_line(*text, "data.path=one", "hydra.run.dir=teacher")[0] == 0
-    student = [*text, "loss=distillation", "loss.teacher.run=teacher"]
+    student = [*text, "loss=distillation", "teacher=teacher"]
 
     assert command_line(*student, "data.path=one")[0] == 0
 
     for other in ("two", "three"):  # as many words as the teacher has, and more
         code, _, err = command_line(*student, f"data.path={other}")
-        expected = "error: loss: teacher teacher was trained on other data, with other classes"
+        expected = "error: teacher=teacher: was trained on other data, with other classes"
         assert code == 2 and err.startswith(expected)
-    run = "loss.teacher.run"
     code, _, err = command_line("loss=distillation")
-    assert (code, err) == (2, f"error: {run}: is required; set it with {run}=VALUE\n")
-    code, _, err = command_line("loss=distillation", "loss.teacher.run=nowhere")
-    assert code == 5 and err.startswith("error: nowhere: not a run folder")
+    told = "error: teacher: is required; set it with teacher=RUN, a finished run's folder"
+    assert code == 2 and err.startswith(told)
+    code, _, err = command_line("loss=distillation", "teacher=nowhere")
+    assert code == 5 and err.startswith("error: teacher=nowhere: nowhere: not a run folder")
 
 
 def test_null_is_taken_where_an_option_has_it():

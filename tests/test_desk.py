@@ -12,6 +12,7 @@ import pytest
 from small_runs import RUN, TINY, no_drawing, run_in, settings  # noqa: F401
 
 from training.cli import sweep
+from training.cli.calibrate_run import calibrate_run
 from training.errors import CheckpointError
 from training.run import fit
 from training.run.folder import read_status, write_file, write_status
@@ -127,3 +128,32 @@ def test_a_file_system_without_inodes_is_not_called_a_full_disk(tmp_path, monkey
         write_file(tmp_path / "x", b"content")
 
     assert "disk full" not in str(refusal.value)
+
+
+def test_data_and_teacher_may_be_moved_and_their_content_decides(command_line, tmp_path, capsys):
+    text = "".join(f"{letters}\n{letters[::-1]}\n" for letters in ["abcdefgh"] * 60)
+    (tmp_path / "one").write_text(text)
+    light = ("trainer.figures=0", "model.hidden_dim=8", "report=null", "trainer.epochs=1")
+    words = (*light, "data=text_file", "data.level=char", "data.path=one")
+    assert command_line(*words, "hydra.run.dir=teacher")[0] == 0
+    student = (*words, "loss=distillation", "teacher=teacher", "hydra.run.dir=student")
+    assert command_line(*student)[0] == 0
+    assert command_line(*words, "seed=2", "hydra.run.dir=another")[0] == 0
+
+    (tmp_path / "one").rename("two")
+    (tmp_path / "teacher").rename("moved")
+
+    calibrate_run("student", [], "two")  # without its teacher
+    more = ("resume=student", "trainer.epochs=2")
+    assert command_line(*more)[0] in (4, 5)
+    code, _, err = command_line(*more, "data.path=two")
+    assert code == 5 and err.startswith("error: teacher=teacher: teacher: not a run folder")
+    code, _, err = command_line(*more, "data.path=two", "teacher=another")
+    assert code == 2 and err.startswith("error: teacher: its content is no longer")
+    assert command_line(*more, "data.path=two", "teacher=moved")[0] == 0
+    calibrate_run("student", [], "two")
+    (tmp_path / "two").write_text(text.replace("abcd", "bacd"))
+    code, _, err = command_line("resume=student", "trainer.epochs=3", "teacher=moved")
+    assert code == 2 and err.startswith("error: data: its content is no longer")
+    with pytest.raises(CheckpointError, match="no longer what it was trained on"):
+        calibrate_run("student", [], "two")

@@ -36,7 +36,7 @@ def compose_once(name, *overrides):
 def compose(name, *overrides, counts=(1, 1)):
     """Return the settings of a loss, with facts of the data as a training script fills them in."""
     cfg = deepcopy(compose_once(name, *overrides))
-    facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts), "classes": ""}
+    facts = {"num_classes": len(counts), "class_counts": torch.tensor(counts), "teacher": None}
     OmegaConf.set_struct(cfg, False)
     cfg.facts = OmegaConf.create(facts, flags={"allow_objects": True})
     return cfg.loss
@@ -94,10 +94,8 @@ def test_a_list_of_weights_can_be_given_to_any_loss_with_weights():
         assert instantiate(compose(name, "loss.weight=[1, 2, 4]")).weight.tolist() == [1, 2, 4]
 
 
-def test_distillation_asks_for_the_folder_of_its_teacher():
+def test_distillation_takes_the_teacher_of_the_whole_settings():
     cfg = compose("distillation", "loss.temperature=3")
 
-    assert OmegaConf.missing_keys(cfg) == {"loss.teacher.run"}
-    assert cfg.teacher._target_ == "training.run.finished.load_teacher"
-    cfg.teacher = None
+    assert cfg._get_node("teacher")._value() == "${facts.teacher}"
     assert instantiate(cfg).temperature == 3

@@ -24,6 +24,7 @@ from training.run import checkpoint, folder
 from training.run.finished import load_run
 from training.run.folder import read_metrics, read_status, write_file
 from training.run.log import EventFile
+from training.run.start import start
 
 
 class Killed(BaseException):
@@ -170,18 +171,12 @@ def test_a_teacher_cannot_be_trusted_by_the_settings_of_its_student(tiny, tmp_pa
     cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}
     OmegaConf.save(cfg, teacher / "config.yaml")
     cfg = OmegaConf.load(student / "config.yaml")
-    cfg.loss = {
-        "_target_": "losses.DistillationLoss",
-        "teacher": {
-            "_target_": "training.run.finished.load_teacher",
-            "run": str(teacher),
-            "trusted": ["os"],
-        },
-    }
+    cfg.teacher, cfg.trusted = str(teacher), ["os"]
+    cfg.loss = {"_target_": "losses.DistillationLoss", "teacher": "${facts.teacher}"}
     OmegaConf.save(cfg, student / "config.yaml")
 
     with pytest.raises(ConfigError, match=r"os\.makedirs: not allowed"):
-        load_run(student)
+        start(OmegaConf.load(student / "config.yaml"), student, resumed=True, guarded=True)
     assert not (tmp_path / "mark").exists()
 
 

@@ -48,12 +48,12 @@ def test_a_sweep_runs_what_is_missing_or_failed_and_compares(command_line, monke
     jobs = {f"{loss}-seed{seed}" for loss in ("distillation", "mse") for seed in (1, 2)}
 
     assert code == 2
-    told = "distillation-seed1 failed: loss.teacher.run: is required"
+    told = "distillation-seed1 failed: teacher: is required"
     assert err.startswith(told) and err.count("failed") == 2
     assert {f.name for f in folder.iterdir() if f.is_dir()} == jobs
     assert {"compare.md", "compare.csv", "compare.html"} <= {f.name for f in folder.iterdir()}
     assert re.search(r"^mse-seed2: nll .*, accuracy .*, ECE .* s$", out, re.MULTILINE)
-    assert "distillation-seed1: failed: loss.teacher.run: is required" in out and "± " in out
+    assert "distillation-seed1: failed: teacher: is required" in out and "± " in out
     assert read_status(folder / "distillation-seed1")["exit_code"] == 2
 
     (folder / "mse-seed2").rename("gone")

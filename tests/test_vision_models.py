@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from vision_runs import trained_run
 
 from training.loop import Training
+from training.run.finished import load_teacher
 from training.run.targets import instantiate, with_facts
 from vision.models import linear, mlp, resnet18, small_cnn
 
@@ -73,10 +74,12 @@ def images():
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_thirty_two_images_reach_zero_error_under_each_loss(loss, run, images):
-    teacher = [f"loss.teacher.run={run}"] if loss == "distillation" else []
+    teacher = [f"teacher={run}"] if loss == "distillation" else []
     settings = ["model.width=8", "optimizer.lr=0.01", "trainer.batch_size=16"]
     cfg = compose(f"loss={loss}", *teacher, *settings, task="vision")
-    cfg = with_facts(cfg, 10, images.targets.bincount(minlength=10))
+    if taught := load_teacher(cfg):
+        taught = taught.logits
+    cfg = with_facts(cfg, 10, images.targets.bincount(minlength=10), taught)
     torch.manual_seed(0)
     model, loss_fn, settings = map(instantiate, (cfg.model, cfg.loss, cfg.trainer))
     optimizer = instantiate(cfg.optimizer, call_with=[model.parameters()])

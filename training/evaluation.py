@@ -29,9 +29,16 @@ MAX_KEPT = 2**26  # log-probabilities; a larger calibration split is computed ag
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loss_fn: ClassificationLoss, split: Split, num_classes: int
+    model: nn.Module,
+    loss_fn: ClassificationLoss,
+    split: Split,
+    num_classes: int,
+    *,
+    objective: bool = True,
 ) -> MetricsReport:
     """Evaluate a model on a split, using the probabilities that its loss implies.
+
+    Without `objective`, which may need a teacher, the loss itself is left out.
 
     Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
     reported one of the two. Of several processes each measures a share of the rows, and all get the
@@ -52,7 +59,7 @@ def evaluate(
             # a link may make probabilities of logits that are not finite
             if not (math.isfinite(logits.sum().item()) or logits.isfinite().all()):
                 raise DivergedError("the model's logits are not finite, it is not scored")
-            loss_sums = loss_fn.sums(logits, targets, inputs)
+            loss_sums = loss_fn.sums(logits, targets, inputs) if objective else None
             metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
             if loss_fn.link_differs:
                 softmax = loss_fn.link == "own"

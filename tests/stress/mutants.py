@@ -349,13 +349,6 @@ MUTANTS = [
         "trust_on_its_own",
     ),
     Mutant(
-        "a teacher's setting `trusted` is honoured",
-        TARGETS,
-        "arguments[name] = list(trusted)",
-        "arguments.setdefault(name, list(trusted))",
-        "teacher_cannot_be_trusted",
-    ),
-    Mutant(
         "a target's module is not looked at",
         TARGETS,
         "(is_plain and inside(found.__module__))",

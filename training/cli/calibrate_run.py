@@ -37,6 +37,7 @@ def calibrate() -> None:
     source.add_argument("runs", nargs="*", default=[], metavar="RUN", help="run folder")
     source.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
     parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
+    parser.add_argument("--data", default="", metavar="PATH", help="where a run's data is now")
     parser.add_trust()
     arguments = parser.parse_args()
     if arguments.fit_on and not arguments.logits:
@@ -45,17 +46,20 @@ def calibrate() -> None:
         rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
         print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
     else:
-        rows = {Path(run).name: calibrate_run(run, arguments.trust) for run in arguments.runs}
+        rows = {
+            Path(run).name: calibrate_run(run, arguments.trust, arguments.data)
+            for run in arguments.runs
+        }
         print_rows(rows, "test split, T fitted on the calibration split")
 
 
-def calibrate_run(folder: str, trusted: list[str]) -> MetricsReport:
+def calibrate_run(folder: str, trusted: list[str], data: str = "") -> MetricsReport:
     """Fit T on the run's calibration split, and measure its test split before and after."""
     run = load_run(folder, trusted)
-    splits = run.splits()
+    splits = run.splits(data)
     if not len(splits.calibration) or not len(splits.test):
         raise DataError(f"{folder}: its data has no calibration or no test split")
-    before = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes)
+    before = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes, objective=False)
     held_out = splits.calibration, splits.test
     fit, after = recalibrate(run.model, run.loss_fn, *held_out, splits.num_classes)
     return replace(before, fit=fit, after=after)

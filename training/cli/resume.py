@@ -10,11 +10,13 @@ from omegaconf import DictConfig
 from training.cli.settings import choices_and_values, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.folder import STATUS, read_config, read_status
-from training.run.identity import leaves
+from training.run.identity import PLACES, leaves
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
 # Settings that the saved weights were trained under: these cannot change.
-STRUCTURAL = re.compile(r"(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
+# Where the data and the teacher lie may change: digests of their content are in the checkpoint.
+PLACE = rf"(?!({'|'.join(PLACES)})$)"
+STRUCTURAL = re.compile(rf"{PLACE}(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
 def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, DictConfig, str] | None:

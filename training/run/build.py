@@ -20,6 +20,7 @@ from training.errors import ConfigError, DataError
 from training.evaluation import has_features_and_head
 from training.loop import Training
 from training.run.figures import COLUMNS
+from training.run.finished import Teacher
 from training.run.folder import kept_settings
 from training.run.identity import identity
 from training.run.state import TrainingRun
@@ -28,7 +29,14 @@ from training.run.targets import first_line, where, with_facts
 Make = Callable[..., Any]  # `instantiate`, once it knows whom to trust
 
 
-def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make) -> TrainingRun:
+def build(
+    cfg: DictConfig,
+    loss: str,
+    folder: Path,
+    console: Console,
+    make: Make,
+    teacher: Teacher | None = None,
+) -> TrainingRun:
     """Return the run that `cfg` describes, with the loss of option `loss`; write nothing.
 
     Everything is first built with a placeholder of two classes, so that bad arguments fail before
@@ -40,7 +48,8 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     settings = make(cfg.trainer)
     nodes = (cfg.report or {}).items()
     reporters = {str(name): make(node) for name, node in nodes if node is not None}
-    placeholder = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64))
+    logits_of = teacher.logits if teacher else None
+    placeholder = with_facts(cfg, 2, torch.ones(2, dtype=torch.int64), logits_of)
     build_parts(placeholder, torch.device("cpu"), make)
     splits: Splits = make(cfg.data, kind=Splits)
     data = splits.fingerprint()
@@ -49,7 +58,9 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     cut = {n: getattr(splits, n).first(settings.max_rows) for n in ("val", "calibration", "test")}
     splits = replace(splits, **cut).to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
-    filled = with_facts(cfg, splits.num_classes, splits.class_counts, splits.class_names)
+    if teacher:
+        teacher.check(splits.class_names)
+    filled = with_facts(cfg, splits.num_classes, splits.class_counts, logits_of)
     first_inputs = splits.train.batch(slice(0, 1))[0]
     model, loss_fn, optimizer, schedule = build_parts(filled, device, make, first_inputs)
     splits.check(loss_fn.ignore_index)
@@ -57,7 +68,7 @@ def build(cfg: DictConfig, loss: str, folder: Path, console: Console, make: Make
     torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
     training = Training(model, loss_fn, optimizer, schedule, settings, cfg.seed)
     try_first_examples(training, splits)
-    what_it_is = identity(cfg, loss, splits.protocol, data)
+    what_it_is = identity(cfg, loss, splits.protocol, data, teacher.digest() if teacher else "")
     config = OmegaConf.to_yaml(kept_settings(cfg))
     return TrainingRun(training, splits, reporters, folder, console, what_it_is, config)
 

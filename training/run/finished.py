@@ -1,18 +1,19 @@
 """A finished run read back: its settings, its best model, and its loss."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from training.data import Splits
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError, ConfigError, UserError
 from training.run.checkpoint import BEST, BEST_SCHEMA, load_checkpoint, load_weights
-from training.run.folder import CONFIG, read_config
-from training.run.identity import digest
+from training.run.folder import CONFIG, read_config, read_status
+from training.run.identity import PLACES, leaves
 from training.run.targets import instantiate, with_facts
 
 
@@ -28,13 +29,20 @@ class FinishedRun:
     step: int
     trusted: tuple[str, ...]
 
-    def splits(self) -> Splits:
-        """Read the run's data again."""
+    def splits(self, place: str = "") -> Splits:
+        """Read the run's data again, from the file or folder `place` if it has been moved there."""
+        if place:
+            settings = [key for key in PLACES if key.split(".")[1] in self.cfg.data]
+            if not settings:
+                raise ConfigError(f"--data {place}: the data of {self.folder} is in no file")
+            OmegaConf.update(self.cfg, settings[0], place)
         splits: Splits = instantiate(self.cfg.data, self.trusted)
-        if splits.class_names != self.class_names:
+        run = read_status(self.folder).get("run")
+        kept = run.get("data") if isinstance(run, dict) else None
+        if splits.class_names != self.class_names or kept not in (None, splits.fingerprint()):
             raise CheckpointError(
-                f"{self.folder}: its data now has other classes than it was trained on; "
-                "give the data of that run back, or train again"
+                f"{self.folder}: its data is no longer what it was trained on; give the data of"
+                " that run back (calibrate.py --data PATH where it was moved), or train again"
             )
         return splits
 
@@ -50,7 +58,7 @@ def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
     state = load_checkpoint(folder / BEST, BEST_SCHEMA)
     names = state["class_names"]
     try:
-        cfg = with_facts(stored, len(names), state["class_counts"], names)
+        cfg = with_facts(stored, len(names), state["class_counts"])
         nodes = cfg.model, cfg.loss
     except Exception as error:  # OmegaConf has many
         raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
@@ -61,25 +69,40 @@ def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
     return FinishedRun(folder, cfg, model, loss_fn, tuple(names), state["step"], tuple(trusted))
 
 
-def load_teacher(
-    run: str, classes: str = "", trusted: Sequence[str] = ()
-) -> Callable[[Tensor], Tensor]:
-    """Return the model of a finished run: inputs -> logits, wherever the inputs are.
+@dataclass(frozen=True)
+class Teacher:
+    """The model of a finished run: inputs -> logits, wherever the inputs are."""
 
-    Args:
-        run: its folder.
-        classes: the digest of the student's class names, which have to be the teacher's.
-        trusted: packages that the folder's settings may name; `instantiate` sets it.
-    """
-    finished = load_run(run, trusted)
-    model = finished.model
-    if classes and classes != digest(list(finished.class_names)):
-        raise ConfigError(f"loss: teacher {run} was trained on other data, with other classes")
+    run: FinishedRun
 
-    def logits_of(inputs: Tensor) -> Tensor:
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return what the loss asks for."""
         try:
-            return model.to(inputs.device)(inputs)
+            logits: Tensor = self.run.model.to(inputs.device)(inputs)
         except (IndexError, RuntimeError) as error:
-            raise ValueError(f"teacher {run} was trained on other data: {error}") from error
+            folder = self.run.folder
+            raise ValueError(f"teacher {folder} was trained on other data: {error}") from error
+        return logits
 
-    return logits_of
+    def check(self, class_names: tuple[str, ...]) -> None:
+        """Refuse a student with other classes."""
+        if class_names != self.run.class_names:
+            raise ConfigError(
+                f"teacher={self.run.folder}: was trained on other data, with other classes"
+            )
+
+    def digest(self) -> str:
+        """Return a digest of its weights: the same, wherever its folder lies."""
+        return hashlib.sha256((self.run.folder / BEST).read_bytes()).hexdigest()[:16]
+
+
+def load_teacher(cfg: DictConfig, trusted: Sequence[str] = ()) -> Teacher | None:
+    """Return the teacher that `cfg` names, if the loss asks for one."""
+    if "${facts.teacher}" not in leaves(cfg).values():
+        return None
+    if cfg.teacher is None:
+        raise ConfigError("teacher: is required; set it with teacher=RUN, a finished run's folder")
+    try:
+        return Teacher(load_run(str(cfg.teacher), trusted))
+    except UserError as error:
+        raise type(error)(f"teacher={cfg.teacher}: {error}") from error

@@ -10,13 +10,17 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+PLACES = ("data.path", "data.root")
 REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
 # settings of what trains; all others change no figure, or reach one of these by interpolation
 SETTINGS = ("data.", "model.", "loss.", "optimizer.", "scheduler.", "trainer.")
-LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every")  # change no figure
+# change no figure; where the data lies does not either, since its digest is kept
+LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every", *PLACES)
 
 
-def identity(cfg: DictConfig, loss: str, protocol: str, data: str) -> dict[str, Any]:
+def identity(
+    cfg: DictConfig, loss: str, protocol: str, data: str, teacher: str = ""
+) -> dict[str, Any]:
     """Return what the run is.
 
     Args:
@@ -24,8 +28,11 @@ def identity(cfg: DictConfig, loss: str, protocol: str, data: str) -> dict[str, 
         loss: the option of the loss, as in "mse".
         protocol: what the figures were measured on, in words.
         data: digest of the examples of all splits.
+        teacher: digest of the weights of the run that the loss learns from, if it does.
     """
     settings = comparable_settings(cfg)
+    if teacher:
+        settings["teacher"] = teacher
     targets = {str(value) for key, value in settings.items() if key.endswith("_target_")}
     packages = {"losses", "metrics", "training"} | {name.split(".")[0] for name in targets}
     return {

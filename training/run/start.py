@@ -12,6 +12,7 @@ from rich.console import Console
 from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
 from training.run.build import build
+from training.run.finished import load_teacher
 from training.run.fit import final_tags, finish, fit, load_best
 from training.run.folder import claim, from_here, locked, read_status, shell_line, write_status
 from training.run.log import RunLog
@@ -50,7 +51,7 @@ def start(
     console = Console(width=width, highlight=False, quiet=quiet)
     loss = loss or cfg.loss._target_.rsplit(".", 1)[-1]
     make = partial(instantiate, trusted=trusted, guarded=guarded)
-    run = build(cfg, loss, folder, console, make)
+    run = build(cfg, loss, folder, console, make, load_teacher(cfg, trusted))
     console.print(f"data: {run.splits.protocol}", markup=False, soft_wrap=True)
     with locked(folder) if is_main() else nullcontext(), handling(run.signals.append):
         if is_main() and not resumed:

@@ -111,7 +111,7 @@ def run_state(run: TrainingRun) -> dict[str, Any]:
     training = run.training
     sources = random_sources(training)
     return {
-        "data": run.identity["data"],
+        "data": examples_and_teacher(run),
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "optimizer_class": type(training.optimizer).__name__,
@@ -129,6 +129,12 @@ def run_state(run: TrainingRun) -> dict[str, Any]:
         "seconds": run.seconds(),
         "log": run.log.flush(durable=True) if run.log else {},
     }
+
+
+def examples_and_teacher(run: TrainingRun) -> str:
+    """Return a digest of all that a run learns from, wherever it lies."""
+    teacher = run.identity["settings"].get("teacher")
+    return f"{run.identity['data']}+{teacher}" if teacher else str(run.identity["data"])
 
 
 def restore_newest(run: TrainingRun) -> Positions:
@@ -150,8 +156,9 @@ def restore(run: TrainingRun, state: dict[str, Any]) -> None:
     """Give a run back what `run_state` took; its settings stay those of now."""
     training, optimizer = run.training, run.training.optimizer
     path = checkpoint.step_path(run.folder, state["step"])
-    if state["data"] != run.identity["data"]:
-        raise ConfigError("data: its content is no longer what the run was trained on")
+    if state["data"] != (now := examples_and_teacher(run)):
+        what = "teacher" if state["data"].split("+")[0] == now.split("+")[0] else "data"
+        raise ConfigError(f"{what}: its content is no longer what the run was trained on")
     before, now = state["optimizer_class"], type(optimizer).__name__
     if before != now:
         raise CheckpointError(f"{path}: the optimizer was {before}, this run's is {now}")

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.errors import ConfigError, UserError
 from training.run.folder import from_here
-from training.run.identity import REQUIRED, digest, leaves
+from training.run.identity import REQUIRED, leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,21 +35,19 @@ ALLOWED_TARGETS = (
     "training.data",
     "training.optimizers",
     "training.settings",
-    "training.run.finished",  # a teacher, whose folder is guarded as well
     "torch.nn",
     "torch.optim",
 )
 
 
 def with_facts(
-    cfg: DictConfig, num_classes: int, class_counts: "Tensor", class_names: Sequence[str] = ()
+    cfg: DictConfig, num_classes: int, class_counts: "Tensor", teacher: Any = None
 ) -> DictConfig:
-    """Return the settings with `facts` filled: what only the data knows.
+    """Return the settings with `facts` filled: what only the data and the teacher's folder know.
 
     The counts stay a tensor: as a list, 13,000 of them would take seconds to merge and resolve.
     """
-    facts: dict[str, Any] = {"num_classes": num_classes, "class_counts": class_counts}
-    facts["classes"] = digest(list(class_names)) if class_names else ""
+    facts = {"num_classes": num_classes, "class_counts": class_counts, "teacher": teacher}
     return OmegaConf.create({**cfg, "facts": facts}, flags={"allow_objects": True})
 
 
@@ -63,9 +61,7 @@ def instantiate(
 ) -> Any:
     """Build what `_target_` names, and before it whatever its arguments name.
 
-    An error of a constructor is answered in one line that begins with the setting. Wherever a
-    target takes an argument `trusted`, it is given `trusted`, whatever the settings say: only a
-    command line can trust a package.
+    An error of a constructor is answered in one line that begins with the setting.
 
     Args:
         node: the settings, one key of the whole config.
@@ -105,9 +101,7 @@ def instantiate(
             check_kind(found, issubclass(found, kind))
         with suppress(ValueError):  # some of C's have no signature
             for name, parameter in inspect.signature(found).parameters.items():
-                if name == "trusted":
-                    arguments[name] = list(trusted)
-                elif arguments.get(name, "") is None and parameter.annotation in KINDS:
+                if arguments.get(name, "") is None and parameter.annotation in KINDS:
                     message = f"{name}=null: must be {KINDS[parameter.annotation]}"
                     raise ConfigError(_name_setting(node, key, message))
         if is_partial and not first:
