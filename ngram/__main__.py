@@ -1,15 +1,10 @@
 """Train an n-gram language model of Shakespeare with a chosen loss: `train-ngram`."""
 
-import signal
+from functools import partial
 
+from training.__main__ import main as train
 
-def main() -> None:
-    """Run the command line."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest loads: no traceback
-    from training.cli.main import main
-
-    main("ngram")
-
+main = partial(train, "ngram")
 
 if __name__ == "__main__":
     main()

@@ -3,12 +3,12 @@
 import signal
 
 
-def main() -> None:
-    """Run the command line; its first word is the task."""
+def main(task: str = "") -> None:
+    """Run the command line; without a task, its first word is one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest loads: no traceback
     from training.cli.main import main
 
-    main()
+    main(task)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ def choices_and_values(task: str, words: Iterable[str]) -> tuple[list[Override],
         key = override.key_or_group
         if key in groups and key != "experiment" and isinstance(override.value(), list):
             raise ConfigError(f"{override.input_line}: choose one option")
-        for place in override.value() if key == "hydra.searchpath" else ():
+        places = override.value() if key == "hydra.searchpath" else None
+        for place in places if isinstance(places, list) else ():
             folder = str(place).removeprefix("file://")
             if "://" not in folder and not Path(folder).is_dir():  # Hydra would only go without it
                 raise ConfigError(f"{key}={place}: no such folder; as in [file:///FOLDER]")

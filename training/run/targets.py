@@ -21,10 +21,8 @@ from training.run.identity import REQUIRED, leaves
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGE = Path(__file__).parent.parent
-CONFIGS = PACKAGE / "configs"  # in a wheel, where setup.py has put them
-if not CONFIGS.is_dir():
-    CONFIGS = PACKAGE.parent / "configs"  # in a clone
+# in the package, where setup.py has put them into a wheel; in a clone, beside it
+CONFIGS = next(f / "configs" for f in Path(__file__).parents[1:3] if (f / "configs").is_dir())
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 # Not all of training: what composes settings, starts runs or builds targets would build, without a
 # guard, whatever a file beside a run folder names.
