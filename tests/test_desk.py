@@ -1,6 +1,7 @@
 """What happens at a desk: a terminal is closed, a screen is lost, a folder is moved, two sweeps."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from small_runs import RUN, TINY, no_drawing, run_in, settings  # noqa: F401
 
 from training.cli import sweep
 from training.cli.calibrate_run import calibrate_run
-from training.errors import CheckpointError
+from training.cli.settings import parse
+from training.errors import CheckpointError, ConfigError
 from training.run import fit
 from training.run.folder import read_status, write_file, write_status
 from training.run.signals import handling
@@ -157,3 +159,25 @@ def test_data_and_teacher_may_be_moved_and_their_content_decides(command_line, t
     assert code == 2 and err.startswith("error: data: its content is no longer")
     with pytest.raises(CheckpointError, match="no longer what it was trained on"):
         calibrate_run("student", [], "two")
+
+
+@pytest.mark.parametrize(
+    ("word", "right"),
+    [
+        ("data.path=a(1).txt", "\"data.path='a(1).txt'\""),
+        ("data.path=a=[b]#~.txt", "\"data.path='a=[b]#~.txt'\""),
+        ("data.path=\u00fc.txt", "\"data.path='\u00fc.txt'\""),
+        ("teacher=run(1)", "\"teacher='run(1)'\""),
+        ("data.path=it's", "'data.path=\"it'\"'\"'s\"'"),
+        ("optimizer.lr=0,001", "optimizer.lr=0.001"),
+        ("seed=1,2", "add -m"),
+    ],
+)
+def test_a_value_that_hydra_reads_otherwise_is_shown_written_right(word, right):
+    with pytest.raises(ConfigError) as refusal:
+        parse(word)
+
+    assert str(refusal.value).startswith(f"{word}: ") and right in str(refusal.value)
+    if "quote a text" in str(refusal.value):  # what is shown is what was meant, through a shell
+        (written,) = shlex.split(right)
+        assert parse(written).value() == word.partition("=")[2]

@@ -326,6 +326,45 @@ MUTANTS = [
         "if False:",
         "takes_settings_only",
     ),
+    # what happens at a desk
+    Mutant(
+        "a closed terminal is not obeyed",
+        "training/run/signals.py",
+        '("SIGTERM", "SIGINT", "SIGHUP")',
+        '("SIGTERM", "SIGINT")',
+        "signal_is_obeyed",
+    ),
+    Mutant(
+        "nohup is not obeyed",
+        "training/run/signals.py",
+        " and signal.getsignal(number) != signal.SIG_IGN",
+        "",
+        "ignored_at_the_start",
+    ),
+    Mutant(
+        "a screen that is lost is an error",
+        "training/cli/screen.py",
+        "except OSError:",
+        "except ZeroDivisionError:",
+        "screen_that_is_lost",
+    ),
+    Mutant(
+        "a moved folder is not noticed", FOLDER, "if not self.is_in_place():", "if 0:", "is_gone"
+    ),
+    Mutant(
+        "another's job is called failed",
+        "training/cli/sweep.py",
+        "if read_status(folder) == before:",
+        "if True:",
+        "stays_complete",
+    ),
+    Mutant(
+        "any teacher will do",
+        STATE,
+        """f"{run.identity['data']}+{teacher}" if teacher""",
+        """str(run.identity["data"]) if teacher""",
+        "content_decides",
+    ),
     # whose code is run
     Mutant(
         "a run folder is trusted",
@@ -432,7 +471,7 @@ MUTANTS = [
         "steps_of_one",
     ),
 ]
-FILES = ("resume", "hostile", "training", "stress_gaps", "wide_output", "distributed")
+FILES = ("resume", "hostile", "training", "stress_gaps", "wide_output", "distributed", "desk")
 
 
 def main() -> None:

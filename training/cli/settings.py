@@ -5,8 +5,9 @@ Nothing heavy is imported here: a mistake is answered before torch would have lo
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,24 @@ def parse(word: str, *, sweeps: bool = False) -> Override:
         raise ConfigError(f"{word}: give settings only, as in SETTING=VALUE")
     if any("\udc80" <= letter <= "\udcff" for letter in word):  # a byte of a name that is no text
         raise ConfigError(f"{word!a}: must be UTF-8; rename the file or folder")
+    key, _, value = word.partition("=")
+    quoted = f'{key}="{value}"' if "'" in value else f"{key}='{value}'"
+    shown = shlex.quote(quoted) if re.search(r'["$`\\!]', quoted) else f'"{quoted}"'
+    parser = OverridesParser.create()
     with mistakes_named([word]):
-        override = OverridesParser.create().parse_override(word)
+        try:
+            override = parser.parse_override(word)
+        except Exception as error:
+            refusal = error
+            with suppress(Exception):  # which it raises where the value is not what is wrong
+                parser.parse_override(quoted)
+                refusal = ConfigError(f"has signs that Hydra reads itself; quote a text: {shown}")
+            raise refusal from refusal.__cause__
     if override.is_sweep_override() and not sweeps:
-        raise ConfigError(f"{word}: give one value, or add -m for a sweep ([a,b] is a list)")
+        one = f" ({shown} if it is a text)" if key.endswith((".path", ".root", ".dir")) else ""
+        if re.fullmatch(r"-?0,\d+", value):
+            one = f" ({key}={value.replace(',', '.')}, with a dot)"
+        raise ConfigError(f"{word}: give one value{one}, or add -m for a sweep ([a,b] is a list)")
     return override
 
 
