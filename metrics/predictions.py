@@ -43,8 +43,7 @@ class MetricsReport:
     def __str__(self) -> str:
         rows = {"": self}
         if self.fit and self.after:
-            bound = f" ({self.fit.at_bound} bound: do not use it)" if self.fit.at_bound else ""
-            rows = {"before": self, f"T = {self.fit.temperature:.3f}{bound}": self.after}
+            rows = {"before": self, f"T = {self.fit.to_apply:.3f}": self.after}
         width = max(map(len, rows))
         headings = (
             f"{'nll':>8}{'accuracy':>10}{'Brier':>8}{'ECE':>8}  {'95 % interval':<16} {'floor':>6}"
@@ -54,6 +53,8 @@ class MetricsReport:
             nll, accuracy, brier, ece, low, high, floor = (each.metrics[key] for key in SHOWN)
             figures = f"{nll:>8.4f}{accuracy:>10.2%}{brier:>8.4f}{ece:>8.4f}"
             lines.append(f"{name:<{width}}{figures}  [{low:.4f}, {high:.4f}] {floor:>6.4f}")
+        if self.fit and self.fit.kept_because:
+            lines.append(f"T = 1 is kept: {self.fit.kept_because}")
         return "\n".join(lines)
 
     def figure(self) -> "Figure":
@@ -63,7 +64,7 @@ class MetricsReport:
         """
         if not (self.fit and self.after):
             return draw_reliability(reliability_data(self.bins, self.metrics))
-        label = f"after, T = {self.fit.temperature:.2f}"
+        label = f"after, T = {self.fit.to_apply:.2f}"
         return draw_reliability(
             reliability_data(self.bins, self.metrics, label="before"),
             reliability_data(self.after.bins, self.after.metrics, label=label),
@@ -79,7 +80,7 @@ class MetricsReport:
             return {}
         after = {f"{name}_temperature": value for name, value in self.after.metrics.items()}
         del after["count_temperature"]
-        return {"temperature": self.fit.temperature} | after
+        return {"temperature": self.fit.to_apply} | after
 
 
 def report(
@@ -103,7 +104,8 @@ def report(
         probs: the same shape, in [0, 1] and summing to 1 over the classes.
         log_probs: the logarithm of such probabilities.
         fit_on: (labels, predictions of the same kind) of other examples, to which a temperature is
-            fitted; the examples are then measured with it as well.
+            fitted; the examples are then measured with it as well, or with 1 where it is of no use:
+            `TemperatureFit.to_apply`.
         num_bins: number of bins of confidence.
         ignore_index: labels with this value count nowhere.
 
@@ -132,7 +134,7 @@ def report(
         classes = f"{other_scores.shape[1]} classes, got {scores.shape[1]} to measure"
         raise ValueError(f"fit_on has {classes}")
     fit = fit_temperature(other_scores, other_targets, ignore_index=ignore_index)
-    after = metrics(apply_temperature(scores, fit.temperature))
+    after = metrics(apply_temperature(scores, fit.to_apply))
     return MetricsReport(before.metrics, before.bins, fit, after)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +19,11 @@ from metrics.rows import as_rows, cached_rows, float64_device
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
-Derivatives = tuple[float, float, float, float]  # nll and its derivatives by beta, means over rows
-Evaluate = Callable[[float], tuple[Derivatives, float, int]]
 
 SOME_ROWS = 1000  # from so many on, a sixteenth of the rows is fitted first
 MAX_SOME = 2**26  # numbers among which that sixteenth is sought, to bound the memory
 WIDTH = 1e4  # T is sought between scale / WIDTH and scale * WIDTH
+CLEAR = 1.645  # standard errors: chance alone exceeds them one time in 20
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,48 @@ class TemperatureFit:
     without end as T goes to 0. It is "upper" where the scores say nothing about the targets, or the
     opposite of the truth, so that nll falls without end as T grows. T is then the bound of the
     search: take it as a warning, and do not use it.
+
+    `noise` is the gain in nll that chance explains. It has three parts: 1.645 standard errors of
+    the mean over rows of the gain; 1/n, by which one fitted number flatters nll on the rows that it
+    was fitted to (Akaike 1974); and what one more row like the worst would cost, because a standard
+    error that rests on one mistake or two does not know how many the next rows hold.
     """
 
     temperature: float
     at_bound: Literal["lower", "upper"] | None
     nll_before: float  # with T = 1
     nll_after: float  # with the fitted T
+    noise: float = 0.0
+
+    @property
+    def to_apply(self) -> float:
+        """The temperature to measure with: T, or 1 at a bound and where the gain is within noise.
+
+        T is multiplied by c where the scores are. This is not, where it is 1.
+        """
+        return 1.0 if self.kept_because else self.temperature
+
+    @property
+    def kept_because(self) -> str:
+        """Why `to_apply` is 1, in a few words; "" where it is T."""
+        if self.at_bound:
+            return f"the fit ended at its {self.at_bound} bound"
+        if self.nll_before - self.nll_after <= self.noise:
+            return f"T = {self.temperature:.4g} gains no more than noise"
+        return ""
+
+
+class Point(NamedTuple):
+    """A split's nll at some beta and its derivatives by beta, all means over rows."""
+
+    nll: float
+    slope: float
+    curvature: float
+    third: float
+    nlls: Tensor  # of each row, (n,)
+
+
+Evaluate = Callable[[float], tuple[Point, float, int]]
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
@@ -83,11 +118,11 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
     evaluate = partial(_evaluate, chunks, ignore_index)
     start, variance, wrong = evaluate(1.0, some)
     if variance == 0:  # every class is as probable as every other, at any T
-        return TemperatureFit(1.0, None, start[0], start[0])
+        return TemperatureFit(1.0, None, start.nll, start.nll)
     scale = math.sqrt(variance)  # the scores' standard deviation within a row
     low, high = min(1.0, 1 / (WIDTH * scale)), max(1.0, WIDTH / scale)
     if wrong == 0:
-        beta, nll = high, evaluate(high)[0][0]
+        beta, point = high, evaluate(high)[0]
     else:
         beta, point = 1.0, start
         if sum(len(classes) for _, classes in some) >= SOME_ROWS:
@@ -95,30 +130,34 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
             near, _ = _minimum(of_some, 1.0, of_some(1.0)[0], low, high)
             if low < near < high:
                 beta, point = near, evaluate(near)[0]
-        beta, nll = _minimum(evaluate, beta, point, low, high)
+        beta, point = _minimum(evaluate, beta, point, low, high)
     bounds: dict[float, Literal["lower", "upper"]] = {high: "lower", low: "upper"}
     at_bound = bounds.get(beta)
-    if nll > start[0]:  # by rounding
-        beta, nll = 1.0, start[0]
-    return TemperatureFit(1 / beta, at_bound, start[0], nll)
+    if point.nll > start.nll:  # by rounding
+        beta, point = 1.0, start
+    gains = start.nlls - point.nlls
+    num_rows, worst = len(gains), max(0.0, -float(gains.min()))
+    error = float(gains.std(correction=int(num_rows > 1))) / math.sqrt(num_rows)
+    noise = (1 + worst) / num_rows + CLEAR * error
+    return TemperatureFit(1 / beta, at_bound, start.nll, point.nll, noise)
 
 
 def _minimum(
-    evaluate: Evaluate, beta: float, point: Derivatives, low: float, high: float
-) -> tuple[float, float]:
+    evaluate: Evaluate, beta: float, point: Point, low: float, high: float
+) -> tuple[float, Point]:
     """Return the beta in [low, high] where the slope is 0, or else the nearer end, and its nll.
 
     The search begins at `beta`, where nll and its derivatives are `point`.
     """
     ends = (low, high)
     for _ in range(100):
-        nll, slope, curvature, third = point
+        nll, slope, curvature, third, _ = point
         low, high = (beta, high) if slope < 0 else (low, beta)
         curvature = max(curvature, 1e-300)
         bend = slope * third / (2 * curvature)  # what Halley's step adds to Newton's
         step = -slope / (curvature - max(min(bend, curvature / 2), -curvature))
         if abs(step) <= 1e-5 * beta:  # Halley cubes the error: after this step it is 1e-15
-            return beta + step, nll + slope * step / 2
+            return beta + step, point._replace(nll=nll + slope * step / 2)
         guess = min(max(beta + step, ends[0]), ends[1])
         if not low < guess < high and guess not in ends:
             guess = math.sqrt(low * high)
@@ -126,7 +165,7 @@ def _minimum(
             break
         beta = guess
         point = evaluate(beta)[0]
-    return beta, nll
+    return beta, point
 
 
 @torch.no_grad()
@@ -135,14 +174,14 @@ def _evaluate(
     ignore_index: int,
     beta: float,
     some: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Derivatives, float, int]:
+) -> tuple[Point, float, int]:
     """Go through the split once; return means over rows, and how many targets are not ranked first.
 
     The means are those of nll and its derivatives at `beta` and, where `some` is given, of the
     variance of the scores within a row. Every sixteenth row is put into `some`.
     """
     total = torch.zeros(6, dtype=torch.float64)
-    num_rows = 0
+    num_rows, nlls = 0, []
     for log_probs, targets in chunks():
         device = float64_device(log_probs.device)
         rows = log_probs.to(device), targets.to(device)
@@ -153,7 +192,9 @@ def _evaluate(
         num_rows += len(classes)
         size = max(1, cached_rows(scores.shape[1], scores.device) // 16)
         for few, of_few in zip(scores.split(size), classes.split(size), strict=True):
-            total += _sums(few.double(), of_few, beta, some is not None).cpu()
+            of_rows = _of_rows(few.double(), of_few, beta, some is not None)  # (n, 6)
+            total += of_rows.sum(0).cpu()
+            nlls.append(of_rows[:, 0].cpu())
     if not num_rows:
         raise ValueError("no rows to fit a temperature to")
     if not total.isfinite().all():
@@ -161,11 +202,11 @@ def _evaluate(
             "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
         )
     nll, slope, curvature, third, variance, _ = (total / num_rows).tolist()
-    return (nll, slope, curvature, third), variance, int(total[5])
+    return Point(nll, slope, curvature, third, torch.cat(nlls)), variance, int(total[5])
 
 
-def _sums(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) -> Tensor:
-    """Return the sums over rows of what `_evaluate` returns, (6,); the variance is 0 if not asked.
+def _of_rows(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) -> Tensor:
+    """Return what `_evaluate` takes the means of, (n, 6); the variance is 0 if not asked.
 
     Scores are (n, C), classes (n, 1).
     """
@@ -185,4 +226,4 @@ def _sums(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) -> 
     margins.sub_(mean)
     curvature = weights.mul_(margins).mul_(margins).sum(1, keepdim=True) / total
     third = weights.mul_(margins).sum(1, keepdim=True) / total
-    return torch.cat([nll, mean, curvature, third, variance, (top > 0).double()], 1).sum(0)
+    return torch.cat([nll, mean, curvature, third, variance, (top > 0).double()], 1)

@@ -165,7 +165,9 @@ def test_a_fit_that_ends_at_a_bound_is_marked():
 
     report = metrics.report(labels, logits=logits, fit_on=(labels, logits))
 
-    assert "(lower bound: do not use it)" in str(report)
+    assert str(report).endswith("\nT = 1 is kept: the fit ended at its lower bound")
+    assert report.to_dict()["temperature"] == 1
+    assert report.after.metrics == report.metrics
     with pytest.raises(TypeError, match=r"fit_on must be a pair \(labels, logits\), got Tensor"):
         metrics.report(labels, logits=logits, fit_on=logits)
 

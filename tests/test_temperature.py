@@ -110,6 +110,7 @@ def test_data_that_is_separated_or_opposed_is_reported_at_a_bound(factor):
 
     assert len(calls) <= 2 * 10  # each may be a forward pass
     assert (separated.at_bound, opposed.at_bound) == ("lower", "upper")
+    assert separated.to_apply == opposed.to_apply == 1
     assert 0 < separated.temperature < 0.01 * factor
     assert 100 * factor < opposed.temperature < math.inf
     assert separated.nll_after < min(1e-9, separated.nll_before)
@@ -129,10 +130,71 @@ def test_one_mistake_by_a_hair_is_still_a_minimum():
         assert nll(scores, targets, nearby * fit.temperature) > fit.nll_after
 
 
+def test_the_noise_is_that_of_a_paired_test_of_rows_and_of_one_fitted_number():
+    scores, targets = sample(300, temperature=2.0)
+
+    fit = fit_temperature(scores, targets)
+    in_chunks = fit_temperature_in_chunks(
+        lambda: zip(scores.split(7), targets.split(7), strict=True)
+    )
+
+    rows = [F.cross_entropy(scores / t, targets, reduction="none") for t in (1, fit.temperature)]
+    gains = (rows[0] - rows[1]).numpy()
+    expected = 1.645 * gains.std(ddof=1) / math.sqrt(300) + (1 - gains.min()) / 300
+    assert fit.noise == pytest.approx(expected, rel=1e-9)
+    assert in_chunks.noise == pytest.approx(fit.noise, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [0.3, 1, 10])
+def test_a_clear_gain_is_applied_and_moves_with_the_scores(factor):
+    scores, targets = sample(800, temperature=2.0)
+
+    fit = fit_temperature(factor * scores, targets)
+
+    assert (fit.to_apply, fit.kept_because) == (fit.temperature, "")
+
+
+def test_three_confident_mistakes_among_180_rows_leave_t_at_1():
+    scores = torch.zeros(180, 10)
+    scores[:, 0] = 9  # .999 sure
+    targets = torch.zeros(180, dtype=torch.int64)
+    targets[:3] = 1
+
+    fit = fit_temperature(scores, targets)
+
+    assert fit.temperature > 1.2
+    assert fit.to_apply == 1
+    assert fit.kept_because == f"T = {fit.temperature:.4g} gains no more than noise"
+    assert fit_temperature(scores.repeat(20, 1), targets.repeat(20)).to_apply > 1.2
+
+
+def test_one_mistake_among_180_rows_makes_a_model_no_surer():
+    scores = torch.zeros(180, 10, dtype=torch.float64)
+    scores[:, 0] = 6.75  # .99 sure
+    scores[0, :2] = torch.tensor([4.0, 3.0])  # and once unsure, and wrong
+    targets = torch.zeros(180, dtype=torch.int64)
+    targets[0] = 1
+
+    fit = fit_temperature(scores, targets)
+
+    assert fit.temperature < 0.75
+    assert fit.to_apply == 1
+    assert fit_temperature(scores.repeat(20, 1), targets.repeat(20)).to_apply < 0.75
+
+
+def test_a_calibrated_model_seldom_gets_another_temperature():
+    fits = [fit_temperature(*sample(150, temperature=1.0, seed=seed)) for seed in range(200)]
+
+    num_moved = sum(fit.to_apply != 1 for fit in fits)
+
+    assert num_moved <= 10  # 5 %
+    assert sum(fit.temperature != 1 for fit in fits) > 190
+
+
 def test_scores_that_are_all_equal_leave_nothing_to_fit():
     fit = fit_temperature(torch.full((5, 3), 2.0), torch.tensor([0, 1, 2, 0, 0]))
 
-    assert (fit.temperature, fit.at_bound) == (1.0, None)
+    assert (fit.temperature, fit.to_apply, fit.at_bound) == (1.0, 1.0, None)
     assert fit.nll_after == fit.nll_before == pytest.approx(math.log(3))
 
 

@@ -145,5 +145,5 @@ def test_a_calibration_split_without_mistakes_leaves_the_temperature_alone(run):
     fit, after = recalibrate(finished.model, finished.loss_fn, perfect, splits.test, 10)
 
     before = evaluate(finished.model, finished.loss_fn, splits.test, 10).metrics
-    assert (fit.at_bound, fit.temperature) == ("lower", 1.0)
+    assert (fit.at_bound, fit.to_apply) == ("lower", 1.0)
     assert after.metrics["nll"] == pytest.approx(before["nll"], rel=1e-6)

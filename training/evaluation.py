@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +137,7 @@ def measure(
 def recalibrate(
     model: nn.Module, loss_fn: ClassificationLoss, calibration: Split, test: Split, num_classes: int
 ) -> tuple[TemperatureFit, MetricsReport]:
-    """Fit T on `calibration` and measure `test` with it; T = 1 where the fit ends at a bound."""
+    """Fit T on `calibration`, and measure `test` with the T that is to be applied."""
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
         return log_probs_of(model, loss_fn, calibration, num_classes)
@@ -150,11 +149,9 @@ def recalibrate(
         )
 
     fit = from_main(fitted)
-    if fit.at_bound:  # on a split without mistakes T goes to 0: certain, also of the wrong
-        fit = replace(fit, temperature=1.0, nll_after=fit.nll_before)
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
     with same_refusal(), torch.no_grad():
         for logits, _, targets in logits_of(model, test, num_classes, shared=True):
-            metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.temperature), targets)
+            metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.to_apply), targets)
     metrics.all_reduce()
     return fit, MetricsReport(metrics.compute(), metrics.bins())

@@ -121,9 +121,10 @@ def print_rows(rows: dict[str, MetricsReport], protocol: str) -> None:
         figures = report.to_dict()
         shares = 1 - figures["accuracy"], figures["ece"], figures["ece_temperature"]
         error, ece, ece_after = (f"{100 * share:.2f}" for share in shares)
-        at_bound = report.fit and report.fit.at_bound
-        bound = f", {at_bound} bound" if at_bound else ""
-        table.add_row(name, error, ece, f"{ece_after} ({figures['temperature']:.4g}{bound})")
+        table.add_row(name, error, ece, f"{ece_after} ({figures['temperature']:.4g})")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     console.print(f"in %, ECE with 15 bins; {protocol}")
     console.print(table)
+    for name, report in rows.items():
+        if report.fit and report.fit.kept_because:
+            console.print(f"{name}: T = 1 is kept: {report.fit.kept_because}", soft_wrap=True)

@@ -191,8 +191,7 @@ def finish(run: TrainingRun) -> None:
         measured = replace(measured, fit=fit, after=after)
         if run.log:
             run.log.scalars("test", measured.with_temperature(), training.step)
-        bound = f" (the {fit.at_bound} bound was reached)" if fit.at_bound else ""
-        rows[f"{name}, T = {fit.temperature:.3f}{bound}"] = after.metrics
+        rows[f"{name}, T = {fit.to_apply:.3f}"] = after.metrics
     run.stop_if_asked()
     if not run.log:
         return
@@ -206,6 +205,8 @@ def finish(run: TrainingRun) -> None:
         of = f"{chosen_by(run)} nll {run.best:.4f}"
         console.print(f"{name}: the weights of epoch {run.best_epoch}, which has the lowest {of}")
     print_table(console, rows, run.identity["table"])
+    if measured.fit and measured.fit.kept_because:
+        console.print(f"T = 1 is kept: {measured.fit.kept_because}")
     table = markdown_table(rows, run.identity["table"])
     run.log.events.add_text("results", table, training.step)
     for each in reports:
