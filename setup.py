@@ -1,4 +1,4 @@
-"""Put the settings into a wheel: `configs/` as `training/configs/`, where settings.py looks first.
+"""Put the settings into a wheel: `configs/` as `training/configs/`, where targets.py looks first.
 
 All else about the package is in pyproject.toml. setuptools can map a folder to a package there, but
 an editable install is then no path of sys.path, and our packages are found after all of those: a

@@ -114,8 +114,9 @@ class WordEmbedding:
         if context.final and self.words and embedding is not None:
             counts = context.splits.class_counts
             ids = counts.argsort(descending=True, stable=True)[: self.words]
+            words = [context.splits.class_names[i] for i in ids.tolist()]
             columns = {
-                "word": [visible(context.splits.class_names[i]) for i in ids.tolist()],
+                "word": [word if word.strip() else ascii(word) for word in words],
                 "count": [str(count) for count in counts[ids].tolist()],
             }
             vectors = embedding.weight.detach().cpu()[ids]
@@ -123,8 +124,3 @@ class WordEmbedding:
             colours = torch.tensor(colormaps["viridis"](heights / heights.max()))[:, :3]
             context.log.embedding("words", vectors, columns, context.step, colours=colours)
         return Report()
-
-
-def visible(word: str) -> str:
-    """Return the word, or its escaped form where it would not be seen, as a space or a line end."""
-    return word if word.isprintable() and word.strip() else ascii(word)

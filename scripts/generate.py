@@ -13,6 +13,7 @@ from ngram.tokens import NEWLINE, UNK, Tokenizer, encode, join_tokens, tokenizer
 from training.cli.script import Parser, run_script
 from training.errors import ConfigError
 from training.run.finished import FinishedRun, load_run
+from training.run.untrusted import folder_at_fault, printable
 
 
 def main() -> None:
@@ -30,7 +31,9 @@ def main() -> None:
     if not 0 < arguments.temperature < float("inf"):
         raise ConfigError(f"--temperature {arguments.temperature}: must be above 0")
     run = load_run(arguments.run, arguments.trust)
-    print(generate(run, arguments.prompt, arguments.length, arguments.temperature, arguments.seed))
+    options = arguments.prompt, arguments.length, arguments.temperature, arguments.seed
+    with folder_at_fault(run.folder):
+        print(printable(generate(run, *options), keep="\n\t"))
 
 
 def generate(run: FinishedRun, prompt: str, length: int, temperature: float, seed: int) -> str:

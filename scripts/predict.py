@@ -11,9 +11,10 @@ from torch import Tensor
 
 from metrics import apply_temperature
 from training.cli.script import Parser, run_script
-from training.errors import ConfigError
+from training.errors import CheckpointError, ConfigError
 from training.run.finished import FinishedRun, load_run
 from training.run.folder import read_metrics
+from training.run.untrusted import folder_at_fault, printable
 from vision.data import in_pixels
 from vision.images import in_utf8, middle_square, open_images
 
@@ -29,10 +30,14 @@ def main() -> None:
     if arguments.top < 1:
         raise ConfigError(f"--top {arguments.top}: must be at least 1")
     run = load_run(arguments.run, arguments.trust)
-    probs, classes = predict(run, arguments.images).sort(1, descending=True)
+    with folder_at_fault(run.folder):
+        probs, classes = predict(run, arguments.images).sort(1, descending=True)
+    if not probs.isfinite().all():
+        raise CheckpointError(f"{run.folder}: its model gives no finite probabilities")
+    names = [printable(name) for name in run.class_names]
     for file, row, order in zip(arguments.images, probs, classes, strict=True):
         best = zip(row[: arguments.top], order[: arguments.top], strict=True)
-        print(f"{in_utf8(str(file))}:", ", ".join(f"{run.class_names[k]} {p:.2%}" for p, k in best))
+        print(f"{in_utf8(str(file))}:", ", ".join(f"{names[k]} {p:.2%}" for p, k in best))
 
 
 @torch.no_grad()

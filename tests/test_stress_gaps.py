@@ -165,7 +165,7 @@ def test_a_run_folder_that_goes_on_names_code_in_vain(command_line, copied, tmp_
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_teacher_cannot_be_trusted_by_the_settings_of_its_student(tiny, tmp_path):
+def test_a_teacher_is_not_trusted_because_its_student_is_read(tiny, tmp_path):
     teacher, student = (Path(shutil.copytree(tiny, tmp_path / n)) for n in ("teacher", "student"))
     cfg = OmegaConf.load(teacher / "config.yaml")
     cfg.model = {"_target_": "os.makedirs", "name": str(tmp_path / "mark")}

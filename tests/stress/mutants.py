@@ -189,7 +189,7 @@ MUTANTS = [
     Mutant(
         "damaged files are not set aside",
         CHECKPOINT,
-        'other.rename(f"{other}.damaged")',
+        'other.replace(f"{other}.damaged")',
         "pass",
         "damaged",
     ),
@@ -301,7 +301,7 @@ MUTANTS = [
     Mutant(
         "changed data is taken",
         STATE,
-        'if state["data"] != run.identity["data"]:',
+        'if state["data"] != (now := examples_and_teacher(run)):',
         "if False:",
         "another_content",
     ),
@@ -369,8 +369,8 @@ MUTANTS = [
     Mutant(
         "a run folder is trusted",
         FINISHED,
-        "model = instantiate(nodes[0], trusted)",
-        "model = instantiate(nodes[0], trusted, guarded=False)",
+        "model = instantiate(cfg.model, trusted, ",
+        "model = instantiate(cfg.model, trusted, guarded=False, ",
         "trust_on_its_own",
     ),
     Mutant(
@@ -381,32 +381,96 @@ MUTANTS = [
         "goes_on_names_code",
     ),
     Mutant(
-        "a setting `trusted` is honoured",
+        "the loss of a folder trusts the folder's own list",
+        FINISHED,
+        "instantiate(cfg.loss, trusted,",
+        'instantiate(cfg.loss, cfg.get("trusted", trusted),',
+        "loss_cannot_trust",
+    ),
+    Mutant(
+        "a stored setting `trusted` is let through",
         TARGETS,
-        'str(value.pop("_target_")), trusted, guarded)',
-        'str(value.pop("_target_")), value.get("trusted", trusted), guarded)',
-        "trust_on_its_own",
+        'if strict and "trusted" in value:',
+        "if False:",
+        "trust_is_no_setting",
     ),
     Mutant(
         "a target's module is not looked at",
         TARGETS,
-        "(is_plain and inside(found.__module__))",
-        "is_plain",
-        "name_code",
+        "_is_in(home, trusted)",
+        "True",
+        "any_function",
     ),
     Mutant(
-        "all of training may be named",
+        "any class may stand in any group",
         TARGETS,
-        '"training.data",',
-        '"training",',
-        "name_what_builds",
+        "issubclass(found, kinds_of(group))",
+        "True",
+        "each_group",
     ),
     Mutant(
         "what is not allowed is imported",
         TARGETS,
-        "if guarded and not inside(target):",
+        "if not is_open and not _is_in(target, (*LIBRARIES, *trusted)):",
         "if False:",
         "not_even_imported",
+    ),
+    Mutant(
+        "a folder may look up the environment",
+        FINISHED,
+        "as_written(read_config(folder), is_call)",
+        "read_config(folder)",
+        "look_anything_up",
+    ),
+    Mutant(
+        "what is from the environment is logged",
+        f"{RUN}build.py",
+        "as_written(cfg, is_secret), loss",
+        "cfg, loss",
+        "neither_kept_nor_logged",
+    ),
+    Mutant("links are followed", FOLDER, "        refuse_links(folder)\n", "", "holds_a_link"),
+    Mutant(
+        "texts of a folder are printed as they are",
+        f"{RUN}untrusted.py",
+        "return printable(value) if isinstance(value, str) else value",
+        "return value",
+        "printed_escaped or odd_names",
+    ),
+    Mutant(
+        "a tensor may be larger than its file",
+        CHECKPOINT,
+        "        check_tensors(state)\n",
+        "",
+        "facts_of_another_kind",
+    ),
+    Mutant(
+        "compressed records are accepted in checkpoints",
+        CHECKPOINT,
+        "archive.infolist()):",
+        "()):",
+        "compressed_record",
+    ),
+    Mutant(
+        "changed or missing log files are not told",
+        FOLDER,
+        "if (self.size, self.checksum) != (size, checksum):",
+        "if False:",
+        "damaged_logs",
+    ),
+    Mutant(
+        "no fsync of metrics and events",
+        FOLDER,
+        "os.fsync(self.file.fileno())",
+        "pass",
+        "log_is_on_disk",
+    ),
+    Mutant(
+        "config.yaml is written first",
+        LOG,
+        "        if not step:\n",
+        "        write_file(path, config.encode())\n        if not step:\n",
+        "settings_are_written_last",
     ),
     # steps
     Mutant(
@@ -471,7 +535,16 @@ MUTANTS = [
         "steps_of_one",
     ),
 ]
-FILES = ("resume", "hostile", "training", "stress_gaps", "wide_output", "distributed", "desk")
+FILES = (
+    "resume",
+    "hostile",
+    "shared_folders",
+    "training",
+    "stress_gaps",
+    "wide_output",
+    "distributed",
+    "desk",
+)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from rich.table import Column, Table
 import metrics
 from metrics import MetricsReport
 from training.cli.script import Parser, run_script
-from training.errors import ConfigError, DataError
+from training.errors import CheckpointError, ConfigError, DataError
 from training.evaluation import evaluate, recalibrate
 from training.run.finished import load_run
 
@@ -59,9 +59,12 @@ def calibrate_run(folder: str, trusted: list[str], data: str = "") -> MetricsRep
     splits = run.splits(data)
     if not len(splits.calibration) or not len(splits.test):
         raise DataError(f"{folder}: its data has no calibration or no test split")
-    before = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes, objective=False)
-    held_out = splits.calibration, splits.test
-    fit, after = recalibrate(run.model, run.loss_fn, *held_out, splits.num_classes)
+    try:
+        before = evaluate(run.model, run.loss_fn, splits.test, splits.num_classes, objective=False)
+        held_out = splits.calibration, splits.test
+        fit, after = recalibrate(run.model, run.loss_fn, *held_out, splits.num_classes)
+    except Exception as error:  # of weights that no training gives
+        raise CheckpointError(f"{folder}: cannot be measured ({error})") from error
     return replace(before, fit=fit, after=after)
 
 

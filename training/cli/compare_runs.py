@@ -15,7 +15,7 @@ from training.cli.comparison import compare
 from training.cli.runs import find_runs
 from training.cli.script import Parser, run_script
 from training.cli.tables import print_comparisons, write_files
-from training.errors import ConfigError
+from training.errors import CheckpointError, ConfigError
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def compare_and_write() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files = write_files(comparisons, folder)
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
     finally:
         print_comparisons(comparisons)

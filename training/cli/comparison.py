@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from training.cli.runs import RunRecord
 from training.errors import DataError
 from training.run.figures import COLUMNS
+from training.run.untrusted import printable
 
 LAST_COLUMNS = ("ece_temperature", "nll_temperature", "seconds")
 SIGNIFICANCE = 0.05
@@ -124,13 +125,14 @@ def _rows(runs: Sequence[RunRecord]) -> tuple[list[Row], list[str]]:
     groups: dict[tuple[str, str, str], dict[int, RunRecord]] = {}  # the runs of each row, by seed
     notes = []
     for run in runs:
+        name = printable(run.folder.name)
         by_seed = groups.setdefault((run.data, run.code, run.group), {})
         if run.status != "complete":
-            notes.append(f"{run.folder.name}: {run.status}, left out")
+            notes.append(f"{name}: {run.status}, left out")
         elif "nll" not in run.figures:
-            notes.append(f"{run.folder.name}: no figures in metrics.jsonl, left out")
+            notes.append(f"{name}: no figures in metrics.jsonl, left out")
         elif run.seed in by_seed:
-            notes.append(f"{run.folder.name}: the same seed and settings once more, left out")
+            notes.append(f"{name}: the same seed and settings once more, left out")
         else:
             by_seed[run.seed] = run
     configurations = [tuple(by_seed.values()) for by_seed in groups.values() if by_seed]

@@ -30,6 +30,7 @@ from training.run.signals import (
     passed_on,
     stop_now,
 )
+from training.run.untrusted import printable
 
 if TYPE_CHECKING:
     from training.run.state import TrainingRun
@@ -122,7 +123,7 @@ def run_command(
         if stop := interruption(error):
             message, code = str(stop), stop.exit_code  # without a message the run has said it
         elif isinstance(error, UserError):
-            message, code = f"error: {' '.join(str(error).split())}", error.exit_code
+            message, code = f"error: {printable(' '.join(str(error).split()))}", error.exit_code
         elif is_first_to_fail():
             raise  # a bug, and shown as one
         else:
@@ -185,8 +186,8 @@ def _run_once(
 ) -> "TrainingRun":
     task, words = command.task, command.words
     if resumed := from_main(lambda: run_to_resume(words, task)):
-        folder, cfg, loss = resumed
-        return _run(command, cfg, folder, loss=loss, guarded=True, resumed=True)
+        folder, how = resumed
+        return _run(command, folder=folder, guarded=True, resumed=True, **how)
     cfg, hydra_cfg = settings_of(task, words)
     if hydra_cfg.sweeper.params:
         raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")

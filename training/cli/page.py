@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 
 from training.cli.comparison import Comparison, Row
 from training.cli.tables import cells
+from training.run.untrusted import is_plain
 
 CURVES = ("val/nll", "val/accuracy", "val/ece", "train/loss")
 LEGEND = 2.2  # inches
+PNG = b"\x89PNG\r\n\x1a\n"  # what every such file begins with
 
 
 def page(comparisons: Iterable[Comparison]) -> str:
@@ -30,9 +32,10 @@ def diagrams(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
     """Yield caption and PNG, in base64, of the reliability diagram of each row's first seed."""
     for row in rows:
         run = min(row.runs, key=lambda run: run.seed)
-        for file in sorted(run.folder.glob("*_reliability.png"))[:1]:
-            image = base64.b64encode(file.read_bytes()).decode()
-            yield f"{row.label}, seed {run.seed}", image
+        files = sorted(filter(is_plain, run.folder.glob("*_reliability.png")))
+        images = [content for content in map(Path.read_bytes, files) if content.startswith(PNG)]
+        for content in images[:1]:
+            yield f"{row.label}, seed {run.seed}", base64.b64encode(content).decode()
 
 
 def curves(comparison: Comparison) -> str:

@@ -4,13 +4,16 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from training.cli.settings import choices_and_values, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
-from training.run.folder import STATUS, read_config, read_status
+from training.run.folder import STATUS, read_status
 from training.run.identity import PLACES, leaves
+from training.run.kept_settings import as_written, is_call, read_config
+from training.run.untrusted import printable, refuse_links
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
 # Settings that the saved weights were trained under: these cannot change.
@@ -19,17 +22,25 @@ PLACE = rf"(?!({'|'.join(PLACES)})$)"
 STRUCTURAL = re.compile(rf"{PLACE}(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
-def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, DictConfig, str] | None:
-    """Return folder, settings and loss of the run that `resume=` names, if there is one."""
+def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder that `resume=` names, if there is one, and arguments of `start`."""
     given = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return None
     folder = newest_unfinished(task) if given[-1] == "auto" else Path(given[-1])
+    refuse_links(folder)
     cfg = resumed_settings(folder, words, task)
     run = read_status(folder).get("run")
-    if not isinstance(run, dict):
+    if not isinstance(run, dict) or not isinstance(run.get("loss"), str):
         raise CheckpointError(f"{folder / STATUS}: does not say what the run is; train it again")
-    return folder, cfg, str(run["loss"])
+    choices, values = choices_and_values(task, settings_in(words))
+    own = [each.key_or_group for each in (*choices, *values)]
+    return folder, {"cfg": cfg, "loss": run["loss"], "own": own}
+
+
+def settings_in(words: Sequence[str]) -> list[str]:
+    """Return the words that are settings of the run itself."""
+    return [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
 
 
 def newest_unfinished(task: str) -> Path:
@@ -51,12 +62,11 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     change many settings at once). In whatever order the words stand, options are taken first, each
     with its own values for the whole group. What the weights were trained under is refused.
     """
-    stored = read_config(folder)
+    stored = as_written(read_config(folder), is_call)
     if (other := stored.get("task")) != place_of(task)[1]:
         raise ConfigError(f"resume={folder}: is a run of the task {other}; go on with its script")
     search = [word for word in words if word.startswith("hydra.searchpath=")]
-    words = [word for word in words if not word.startswith("resume=") and word not in search]
-    choices, values = choices_and_values(task, words)
+    choices, values = choices_and_values(task, settings_in(words))
     cfg = copy.deepcopy(stored)
     for choice in choices:
         word, group = str(choice.input_line), choice.key_or_group
@@ -72,10 +82,12 @@ def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:
     """Print what differs from the run's own settings; refuse what cannot change."""
     before, now = leaves(stored), leaves(cfg)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    # what is looked up elsewhere is nothing that the folder may do: it is given again
+    refused = [k for k in changed if STRUCTURAL.match(k) and not is_call(str(before.get(k)))]
     for key in changed:
-        answer = "refused" if STRUCTURAL.match(key) else "taken"
-        print(f"{key}: {before.get(key, '-')} -> {now.get(key, '-')}, {answer}")
-    structural = [f"{key}={now.get(key)}" for key in changed if STRUCTURAL.match(key)]
+        answer = "refused" if key in refused else "taken"
+        print(printable(f"{key}: {before.get(key, '-')} -> {now.get(key, '-')}, {answer}"))
+    structural = [f"{key}={now.get(key)}" for key in refused]
     if structural:
         raise ConfigError(
             f"{', '.join(structural)}: cannot change on resume, the run's weights were trained with"

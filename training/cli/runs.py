@@ -1,13 +1,13 @@
 """Read runs back for a comparison: what each is, its figures and its curves."""
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from training.errors import DataError
-from training.run.folder import METRICS, STATUS, read_status
+from training.run.folder import STATUS, read_metrics, read_status
+from training.run.untrusted import refuse_links
 
 Figures = dict[str, float]
 Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, value)
@@ -56,10 +56,18 @@ def _ended_before_its_data(folder: Path) -> bool:
 
 def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder; one that was stopped has the figures it came to."""
+    refuse_links(folder)
     status = read_status(folder)
     try:
-        curves = read_curves(folder / METRICS)
-        return RunRecord(folder, status["status"], last_figures(curves), curves, **status["run"])
+        curves = read_curves(folder)
+        run = RunRecord(folder, status["status"], last_figures(curves), curves, **status["run"])
+        for field in fields(run):
+            kind: Any = get_origin(field.type) or field.type
+            if not isinstance(getattr(run, field.name), kind):
+                raise TypeError(f"{field.name} is no {kind.__name__}")
+        if not all(isinstance(name, str) for name in run.table):
+            raise TypeError("table holds no names")
+        return run
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder}: cannot be read as a run ({error!r}): it is damaged, or older than this"
@@ -67,16 +75,13 @@ def read_run(folder: Path) -> RunRecord:
         ) from error
 
 
-def read_curves(file: Path) -> Curves:
-    """Return the figures of `metrics.jsonl` by tag; none if the run ended before it had any."""
+def read_curves(folder: Path) -> Curves:
+    """Return the figures of a run's `metrics.jsonl` by tag."""
     curves: Curves = {}
-    text = file.read_text(encoding="utf-8") if file.exists() else ""
-    for line in text.split("\n"):
-        if line.endswith("}"):  # the last line of a run that was killed may be half written
-            entry = json.loads(line)
-            step, split = entry.pop("step"), entry.pop("split")
-            for name, value in entry.items():
-                curves.setdefault(f"{split}/{name}", []).append((step, value))
+    for entry in read_metrics(folder):
+        step, split = entry.pop("step"), entry.pop("split")
+        for name, value in entry.items():
+            curves.setdefault(f"{split}/{name}", []).append((step, value))
     return curves
 
 

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from training.cli.screen import keep_printing
 from training.errors import ConfigError, UserError
+from training.run.untrusted import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,5 +37,5 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else ConfigError.exit_code)

@@ -1,5 +1,6 @@
 """Sweeps: a folder that keeps its name, jobs that need not run twice, and a summary of them all."""
 
+import os
 import re
 import sys
 import traceback
@@ -18,15 +19,15 @@ from training.run.folder import (
     CONFIG,
     STATUS,
     from_here,
-    kept_settings,
     locked,
-    read_config,
     read_status,
     tensorboard_on,
     write_status,
 )
 from training.run.identity import digest, leaves
+from training.run.kept_settings import kept_settings, read_config
 from training.run.signals import interruption
+from training.run.untrusted import printable
 
 # what a sweep varies, and what changes no figure
 NOT_NAMED = ("seed", "loss.", "baseline", "facts.", "device", "threads", "resume")
@@ -83,7 +84,8 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
         with suppress(CheckpointError), locked(folder):  # another process may be at work there
             if read_status(folder) == before:  # or have been; a run has said itself how it ended
                 write_status(folder, **status, message=str(error), exit_code=code)
-        (folder / STATUS).touch()  # so that the summary names the job in any case
+        if not os.path.lexists(folder / STATUS):
+            (folder / STATUS).touch()  # so that the summary names the job in any case
         return float("inf")
 
 
@@ -109,8 +111,9 @@ def summarize(folder: Path) -> int:
     for job in sorted(file.parent for file in folder.glob(f"*/{STATUS}")):
         status = read_status(job)
         if status.get("status") != "complete":
-            print(f"{job.name}: {status.get('status')}: {status.get('message')}")
-            code = code or status.get("exit_code") or 1
+            print(f"{printable(job.name)}: {status.get('status')}: {status.get('message')}")
+            own = status.get("exit_code")
+            code = code or (own if isinstance(own, int) else 0) or 1
     try:
         comparisons = compare(find_runs([folder]))
     except DataError as error:

@@ -1,6 +1,7 @@
 """A comparison as a table: in the terminal, and in the files beside its runs."""
 
 import csv
+import io
 import math
 import re
 import sys
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS
+from training.run.folder import write_file
 
 # headings of what a narrow screen does without, from the first to the last that it gives up
 LESS_IMPORTANT = (
@@ -115,20 +117,20 @@ def write_files(comparisons: list[Comparison], folder: Path) -> list[Path]:
     from training.cli.page import page  # its imports take half a second
 
     files = [folder / f"compare.{kind}" for kind in ("md", "csv", "html")]
-    files[0].write_text("\n".join(map(markdown, comparisons)), encoding="utf-8")
-    write_csv(comparisons, files[1])
-    files[2].write_text(page(comparisons), encoding="utf-8")
+    texts = "\n".join(map(markdown, comparisons)), csv_of(comparisons), page(comparisons)
+    for file, text in zip(files, texts, strict=True):
+        write_file(file, text.encode(), durable=False)
     return files
 
 
-def write_csv(comparisons: Iterable[Comparison], path: Path) -> None:
-    """Write every figure of every row, not only those shown: its mean, spread, and seeds."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        titles = "task", "loss", "excluded", "seeds", "figure", "mean", "standard deviation"
-        writer.writerow(titles)
-        for comparison in comparisons:
-            for row in comparison.rows:
-                for name in dict.fromkeys(name for run in row.runs for name in run.figures):
-                    begin = [comparison.task, row.label, row.excluded, len(row.values(name)), name]
-                    writer.writerow([*begin, row.mean(name), row.spread(name)])
+def csv_of(comparisons: Iterable[Comparison]) -> str:
+    """Return every figure of every row, not only those shown: its mean, spread, and seeds."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["task", "loss", "excluded", "seeds", "figure", "mean", "standard deviation"])
+    for comparison in comparisons:
+        for row in comparison.rows:
+            for name in dict.fromkeys(name for run in row.runs for name in run.figures):
+                begin = [comparison.task, row.label, row.excluded, len(row.values(name)), name]
+                writer.writerow([*begin, row.mean(name), row.spread(name)])
+    return file.getvalue()

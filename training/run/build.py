@@ -21,8 +21,8 @@ from training.evaluation import has_features_and_head
 from training.loop import Training
 from training.run.figures import COLUMNS
 from training.run.finished import Teacher
-from training.run.folder import kept_settings
 from training.run.identity import identity
+from training.run.kept_settings import as_written, is_secret, kept_settings
 from training.run.state import TrainingRun
 from training.run.targets import first_line, where, with_facts
 
@@ -68,7 +68,9 @@ def build(
     torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
     training = Training(model, loss_fn, optimizer, schedule, settings, cfg.seed)
     try_first_examples(training, splits)
-    what_it_is = identity(cfg, loss, splits.protocol, data, teacher.digest() if teacher else "")
+    what_it_is = identity(
+        as_written(cfg, is_secret), loss, splits.protocol, data, teacher.digest() if teacher else ""
+    )
     config = OmegaConf.to_yaml(kept_settings(cfg))
     return TrainingRun(training, splits, reporters, folder, console, what_it_is, config)
 

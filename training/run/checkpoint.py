@@ -43,6 +43,9 @@ def load_checkpoint(path: Path, schema: dict[str, type] = SCHEMA) -> dict[str, A
         for name, kind in schema.items():
             if not isinstance(state.get(name), kind):
                 raise ValueError(f"field {name} is missing, or is no {kind.__name__}")
+            if kind is int and not 0 <= state[name] < 2**63:
+                raise ValueError(f"field {name} is out of range")
+        check_tensors(state)
     except Exception as error:  # damaged files raise a dozen different types
         lines = [*str(error).split("\n"), type(error).__name__]
         reason = next((line for line in lines if "Error: " in line), lines[0] or lines[-1]).strip()
@@ -58,6 +61,18 @@ def check_archive(file: BinaryIO) -> None:
         bad = archive.testzip()
     if bad:
         raise ValueError(f"checksum of {bad} is wrong")
+
+
+def check_tensors(value: Any) -> None:
+    """Refuse tensors that say they are larger than what the file holds of them."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_tensors(inner)
+    elif isinstance(value, Tensor):
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError(f"holds a tensor of {value.layout} on {value.device}")
+        if value.nbytes > max(value.untyped_storage().nbytes(), 10**6):  # small ones may repeat
+            raise ValueError(f"holds a tensor of {value.nbytes:,} bytes, which are not in the file")
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -86,7 +101,9 @@ def step_path(folder: Path, step: int) -> Path:
 
 def step_files(folder: Path) -> list[Path]:
     """Return the checkpoints to resume from, the newest first."""
-    files = [f for f in folder.glob("checkpoints/step-*.pt") if f.stem[5:].isdecimal()]
+    files = [
+        f for f in folder.glob("checkpoints/step-*.pt") if f.stem[5:].isdecimal() and f.is_file()
+    ]
     return sorted(files, key=lambda file: int(file.stem[5:]), reverse=True)
 
 
@@ -112,7 +129,8 @@ def load_newest(folder: Path, schema: dict[str, type]) -> dict[str, Any]:
             continue
         for other, problem in damaged.items():
             print(f"warning: {problem}; {path.name} is used", file=sys.stderr)
-            other.replace(f"{other}.damaged")
+            with writing(other):
+                other.replace(f"{other}.damaged")
         return state
     if damaged:
         causes = "; ".join(map(str, damaged.values()))

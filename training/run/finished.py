@@ -12,9 +12,11 @@ from losses import ClassificationLoss
 from training.data import Splits
 from training.errors import CheckpointError, ConfigError, UserError
 from training.run.checkpoint import BEST, BEST_SCHEMA, load_checkpoint, load_weights
-from training.run.folder import CONFIG, read_config, read_status
+from training.run.folder import read_status
 from training.run.identity import PLACES, leaves
+from training.run.kept_settings import as_written, is_call, read_config
 from training.run.targets import instantiate, with_facts
+from training.run.untrusted import folder_at_fault, refuse_links
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class FinishedRun:
             if not settings:
                 raise ConfigError(f"--data {place}: the data of {self.folder} is in no file")
             OmegaConf.update(self.cfg, settings[0], place)
-        splits: Splits = instantiate(self.cfg.data, self.trusted)
+        with folder_at_fault(self.folder):
+            splits: Splits = instantiate(self.cfg.data, self.trusted, kind=Splits)
         run = read_status(self.folder).get("run")
         kept = run.get("data") if isinstance(run, dict) else None
         if splits.class_names != self.class_names or kept not in (None, splits.fingerprint()):
@@ -50,22 +53,21 @@ class FinishedRun:
 def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
     """Return the run in `folder` with the weights of its best checkpoint.
 
-    A run folder may come from anyone: what its settings name is built only if the project, torch or
-    a package of `trusted` defines it.
+    A run folder may come from anyone: see `find_target` for what its settings may name.
     """
     folder = Path(folder)
-    stored = read_config(folder)
+    refuse_links(folder)
+    stored = as_written(read_config(folder), is_call)
     state = load_checkpoint(folder / BEST, BEST_SCHEMA)
-    names = state["class_names"]
-    try:
-        cfg = with_facts(stored, len(names), state["class_counts"])
-        nodes = cfg.model, cfg.loss
-    except Exception as error:  # OmegaConf has many
-        raise CheckpointError(f"{folder / CONFIG}: cannot be read ({error})") from error
-    model = instantiate(nodes[0], trusted)
-    load_weights(model, state, folder / BEST)
-    model.eval().requires_grad_(False)
-    loss_fn = instantiate(nodes[1], trusted)
+    names, counts = state["class_names"], state["class_counts"]
+    with folder_at_fault(folder):
+        if not all(isinstance(name, str) for name in names) or counts.shape != (len(names),):
+            raise CheckpointError(f"{folder / BEST}: class_names must be texts, with a count each")
+        cfg = with_facts(stored, len(names), counts)
+        model = instantiate(cfg.model, trusted, kind=nn.Module)
+        load_weights(model, state, folder / BEST)
+        model.eval().requires_grad_(False)
+        loss_fn = instantiate(cfg.loss, trusted, kind=ClassificationLoss)
     return FinishedRun(folder, cfg, model, loss_fn, tuple(names), state["step"], tuple(trusted))
 
 

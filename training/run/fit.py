@@ -18,6 +18,7 @@ from training.run.folder import from_here, tensorboard_on
 from training.run.log import RunLog
 from training.run.report import Report, ReportContext, markdown_table, print_table
 from training.run.state import TrainingRun, check_weights, save
+from training.run.untrusted import printable
 from training.running_loss import RunningLoss
 
 
@@ -200,7 +201,7 @@ def finish(run: TrainingRun) -> None:
     for each in reports:
         rows |= each.rows
     run.log.scalars("time", run.seconds(), training.step)
-    console.print(f"\n{splits.protocol}", markup=False, soft_wrap=True)
+    console.print(f"\n{printable(splits.protocol)}", soft_wrap=True)
     if run.best_epoch:
         of = f"{chosen_by(run)} nll {run.best:.4f}"
         console.print(f"{name}: the weights of epoch {run.best_epoch}, which has the lowest {of}")
@@ -211,10 +212,10 @@ def finish(run: TrainingRun) -> None:
     run.log.events.add_text("results", table, training.step)
     for each in reports:
         if each.text:
-            console.print(f"\n{each.text}", markup=False)
+            console.print("\n" + printable(each.text, keep="\n\t"))
     command = tensorboard_on(run.folder.parent)
     shown = f"\nrun folder: {from_here(run.folder)}\nlook at it: {command}"
-    console.print(shown, markup=False, soft_wrap=True)  # a wrapped path cannot be copied
+    console.print(shown, soft_wrap=True)  # a wrapped path cannot be copied
     guess = math.log(splits.num_classes)
     if run.best > guess:
         print(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shlex
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
 
 from training.errors import CheckpointError, ConfigError
-from training.run.identity import leaves
+from training.run.untrusted import is_plain, read_json, refuse_links
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
 
@@ -33,6 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / "lock", fallback_to_soft=False)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_links(folder)
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -65,33 +66,11 @@ def claim(folder: Path) -> None:
         )
 
 
-def kept_settings(cfg: DictConfig) -> DictConfig:
-    """Return settings as a folder has them: unresolved, but for what only Hydra's command knows."""
-    kept = OmegaConf.create({key: cfg._get_node(key) for key in cfg})
-    for key, value in leaves(cfg).items():
-        if "${hydra:" in str(value):
-            OmegaConf.update(kept, key, OmegaConf.select(cfg, key))
-    return kept
-
-
-def read_config(folder: Path) -> DictConfig:
-    """Return the settings of a run as its folder has them, interpolations unresolved."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: not a run folder (no {CONFIG}); give one from outputs/")
-    try:
-        cfg = OmegaConf.load(path)
-        if not isinstance(cfg, DictConfig):
-            raise ValueError("holds no settings")
-    except Exception as error:  # the YAML parser has many
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    return cfg
-
-
 def read_status(folder: Path) -> dict[str, Any]:
     """Return a run's status.json; nothing where it has none that can be read."""
+    file = folder / STATUS
     try:
-        status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+        status = read_json(file.read_text(encoding="utf-8")) if is_plain(file) else {}
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}
@@ -157,7 +136,8 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with writing(path, len(content)):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # of a process that died, or a link
+            with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 if durable:
@@ -232,6 +212,19 @@ class GrowingFile:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`."""
-    with (folder / METRICS).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """Return the lines of a run's `metrics.jsonl`; none if it ended before it had a figure.
+
+    Raises:
+        ValueError: a line is no object of a step, the name of a split, and numbers.
+    """
+    file = folder / METRICS
+    text = file.read_text(encoding="utf-8") if is_plain(file) else ""
+    # the last line of a run that was killed may be half written
+    lines = [read_json(line) for line in text.split("\n") if line.endswith("}")]
+    for line in lines:
+        entry = dict(line)
+        is_right = type(entry.pop("step")) is int and isinstance(entry.pop("split"), str)
+        is_right &= all(type(value) in (int, float) for value in entry.values())
+        if not is_right or any(1e100 < abs(value) < math.inf for value in entry.values()):
+            raise ValueError(f"{METRICS} has a line of another kind")
+    return lines

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from training.run.dashboard import CHARTS, hparams, is_shown, plugin_summary, sprites, tag_of
 from training.run.folder import CONFIG, METRICS, GrowingFile, write_file, writing
+from training.run.untrusted import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ class RunLog:
             colours: (N, 3) in [0, 1].
         """
         shutil.rmtree(self.folder / f"{step:05d}", ignore_errors=True)
-        facts = [list(row) for row in zip(*columns.values(), strict=True)]
+        facts = [[*map(printable, row)] for row in zip(*columns.values(), strict=True)]
         with writing(self.folder, vectors.nbytes):
             pictures = sprites(colours, images)
             self.events.add_embedding(vectors, facts, pictures, step, tag, list(columns))

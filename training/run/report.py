@@ -11,6 +11,7 @@ from losses import ClassificationLoss
 from training.data import Splits
 from training.run.figures import COLUMNS
 from training.run.log import RunLog
+from training.run.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -60,5 +61,7 @@ def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[s
     shown = [name for name in columns if any(name in row for row in rows.values())]
     cells = [["", *(COLUMNS[name][0] for name in shown)]]
     for label, row in rows.items():
-        cells.append([label, *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown)])
+        cells.append(
+            [printable(label), *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown)]
+        )
     return cells

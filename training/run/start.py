@@ -19,6 +19,7 @@ from training.run.log import RunLog
 from training.run.signals import Interrupted, handling
 from training.run.state import TrainingRun, restore_newest
 from training.run.targets import instantiate
+from training.run.untrusted import folder_at_fault, printable
 
 
 def start(
@@ -30,6 +31,7 @@ def start(
     quiet: bool = False,
     trusted: Sequence[str] = (),
     guarded: bool = False,
+    own: Sequence[str] = (),
     command: Sequence[str] = (),
 ) -> TrainingRun:
     """Train and test what `cfg` describes, in `folder`; return the run.
@@ -45,18 +47,21 @@ def start(
         quiet: print warnings only.
         trusted: packages of the user's that a run folder's settings may name.
         guarded: whether `cfg` was read from a run folder, so that it may not name anything else.
+        own: settings and groups of `cfg` that are the user's all the same.
         command: the words that go on with a run when `resume=FOLDER` follows them.
     """
     width = None if sys.stdout and sys.stdout.isatty() else 120  # it is None where it was closed
-    console = Console(width=width, highlight=False, quiet=quiet)
+    console = Console(width=width, highlight=False, markup=False, quiet=quiet)
     loss = loss or cfg.loss._target_.rsplit(".", 1)[-1]
-    make = partial(instantiate, trusted=trusted, guarded=guarded)
-    run = build(cfg, loss, folder, console, make, load_teacher(cfg, trusted))
-    console.print(f"data: {run.splits.protocol}", markup=False, soft_wrap=True)
+    make = partial(instantiate, trusted=trusted, guarded=guarded, own=own)
+    with folder_at_fault(folder) if guarded else nullcontext():
+        run = build(cfg, loss, folder, console, make, load_teacher(cfg, trusted))
+    console.print(f"data: {printable(run.splits.protocol)}", soft_wrap=True)
     with locked(folder) if is_main() else nullcontext(), handling(run.signals.append):
         if is_main() and not resumed:
             claim(folder)
-        positions = restore_newest(run) if resumed else {}
+        with folder_at_fault(folder):
+            positions = restore_newest(run) if resumed else {}
         trained = run.finished >= run.training.settings.epochs
         if trained and from_main(lambda: read_status(folder).get("status")) == "complete":
             console.print(f"already complete at step {run.training.step}: {folder}", soft_wrap=True)
@@ -65,13 +70,16 @@ def start(
         again = shell_line([*command, f"resume={from_here(folder)}"])
         if is_main():
             for file in folder.rglob("*.tmp"):  # what was never finished
-                file.unlink()
+                if file.is_file():
+                    file.unlink()
             if resumed:
                 console.print(f"resuming at step {run.training.step}")
             status = {"status": "running", "step": run.training.step, "message": ""}
             status |= {"task": cfg.task, "exit_code": None, "resume": again, "run": run.identity}
             write_status(folder, **status)
-        with closing(RunLog(folder, positions)) if is_main() else nullcontext() as run.log:
+        with folder_at_fault(folder):
+            log = RunLog(folder, positions) if is_main() else None
+        with closing(log) if log else nullcontext() as run.log:
             train(run, again)
     return run
 

@@ -156,6 +156,10 @@ def restore(run: TrainingRun, state: dict[str, Any]) -> None:
     """Give a run back what `run_state` took; its settings stay those of now."""
     training, optimizer = run.training, run.training.optimizer
     path = checkpoint.step_path(run.folder, state["step"])
+    kinds = [*map(type, RunningLoss().state())]
+    for name in ("epoch_loss", "window"):
+        if [*map(type, state[name])] != kinds[: max(3, len(state[name]))]:
+            raise CheckpointError(f"{path}: {name} is no mean loss")
     if state["data"] != (now := examples_and_teacher(run)):
         what = "teacher" if state["data"].split("+")[0] == now.split("+")[0] else "data"
         raise ConfigError(f"{what}: its content is no longer what the run was trained on")

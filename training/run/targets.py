@@ -24,18 +24,8 @@ if TYPE_CHECKING:
 # in the package, where setup.py has put them into a wheel; in a clone, beside it
 CONFIGS = next(f / "configs" for f in Path(__file__).parents[1:3] if (f / "configs").is_dir())
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-# Not all of training: what composes settings, starts runs or builds targets would build, without a
-# guard, whatever a file beside a run folder names.
-ALLOWED_TARGETS = (
-    "losses",
-    "ngram",
-    "vision",
-    "training.data",
-    "training.optimizers",
-    "training.settings",
-    "torch.nn",
-    "torch.optim",
-)
+# where a run folder may name any class of its group's kind; nothing else is even imported
+LIBRARIES = ("losses", "ngram", "vision", "training.optimizers", "torch.nn", "torch.optim")
 
 
 def with_facts(
@@ -54,6 +44,7 @@ def instantiate(
     trusted: Sequence[str] = (),
     *,
     guarded: bool = True,
+    own: Sequence[str] = (),
     call_with: Any = None,
     kind: type = object,
 ) -> Any:
@@ -63,8 +54,9 @@ def instantiate(
 
     Args:
         node: the settings, one key of the whole config.
-        trusted: packages that a run folder's settings may name, beside `ALLOWED_TARGETS`.
-        guarded: whether the settings come from a run folder, so that only those may be named.
+        trusted: packages of which a run folder's settings may name anything.
+        guarded: whether the settings come from a run folder, so that `find_target` is strict.
+        own: settings and groups that were given on this command line all the same.
         call_with: the first arguments, for what is `_partial_`.
         kind: the class of what is built.
     """
@@ -86,11 +78,20 @@ def instantiate(
             return [build(item, f"{key}.{i}") for i, item in enumerate(value)]
         if isinstance(value, str) and value == REQUIRED:
             raise ConfigError(f"{key}: is required; set it with {key}=VALUE")
+        strict = guarded and not any(f"{key}.".startswith(f"{given}.") for given in own)
+        if strict and isinstance(value, str) and "${" in value:
+            raise ConfigError(
+                f"{key}={value}: a run folder may refer to its own settings only, not to the"
+                f" environment; give {key}=VALUE"
+            )
         if not isinstance(value, dict):
             return value
-        found = None
+        found, target_key = None, f"{key}._target_"
         if "_target_" in value:
-            found = find_target(f"{key}._target_", str(value.pop("_target_")), trusted, guarded)
+            strict = strict and target_key not in own
+            found = find_target(target_key, str(value.pop("_target_")), trusted, strict)
+        if strict and "trusted" in value:
+            raise ConfigError(f"{key}.trusted: is no setting; trust a package by --trust PACKAGE")
         is_partial = value.pop("_partial_", False)
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
@@ -131,32 +132,62 @@ def _name_setting(node: DictConfig, key: str, message: str) -> str:
 
 
 def find_target(key: str, target: str, trusted: Iterable[str] = (), guarded: bool = True) -> Any:
-    """Return the class or function of that name; a guarded one has to be defined where allowed.
+    """Return the class or function of that name; a guarded one has to belong to its group.
 
-    What a name resolves to decides, not how it is spelt.
+    That is what the project's own options of the group name, any class of the group's kind that the
+    project or torch defines, and what a trusted package defines. What a name resolves to decides,
+    not how it is spelt.
     """
-    allowed = (*ALLOWED_TARGETS, *trusted)
-
-    def inside(module: str) -> bool:
-        return any(module == name or module.startswith(f"{name}.") for name in allowed)
-
-    module, _, name = target.rpartition(".")
+    group = key.split(".")[0]
+    is_open = not guarded or target in shipped_targets(group)
     refused = ConfigError(
-        f"{key}={target}: not allowed; a run folder may name what is in {', '.join(allowed)}"
-        " (for a package of your own: --trust my_package)"
+        f"{key}={target}: not allowed; a run folder may name here what the project's options of"
+        f" {group} name, or classes like them (for a package of your own: --trust my_package)"
     )
-    if guarded and not inside(target):
+    if not is_open and not _is_in(target, (*LIBRARIES, *trusted)):
         raise refused
+    module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise ConfigError(f"{key}={target}: cannot be imported ({first_line(error)})") from error
     if not callable(found):
         raise ConfigError(f"{key}={target}: is no class or function")
-    is_plain = inspect.isclass(found) or inspect.isfunction(found)
-    if guarded and not (is_plain and inside(found.__module__)):
-        raise refused
+    if not is_open:
+        is_class, home = inspect.isclass(found), getattr(found, "__module__", None) or ""
+        is_trusted = (is_class or inspect.isfunction(found)) and _is_in(home, trusted)
+        is_kind = is_class and _is_in(home, LIBRARIES) and issubclass(found, kinds_of(group))
+        if not (is_trusted or is_kind):
+            raise refused
     return found
+
+
+def _is_in(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def kinds_of(group: str) -> tuple[type, ...]:
+    """Return the class, if there is one, whose subclasses a run folder may name in a group."""
+    import torch  # takes seconds, which a mistake on the command line does not wait for
+
+    from losses import ClassificationLoss
+
+    optimizers = (torch.optim.Optimizer,)
+    kinds = {"model": (torch.nn.Module,), "loss": (ClassificationLoss,), "optimizer": optimizers}
+    return kinds.get(group, ())
+
+
+def shipped_targets(group: str) -> set[str]:
+    """Return what the project's own settings of a group name."""
+    name = re.escape(group)
+    texts: list[str] = []
+    for primary in CONFIGS.glob("*.yaml"):
+        texts += re.findall(rf"^{name}:\n((?: .*\n)*)", primary.read_text(), re.M)
+    for file in CONFIGS.glob(f"**/{name}/*.yaml"):
+        texts.append(file.read_text())
+        for base in re.findall(r"^  - /(\w+)@_here_$", texts[-1], re.M):
+            texts.append((file.parent.parent / f"{base}.yaml").read_text())
+    return {target for text in texts for target in re.findall(r"^ *_target_: (\S+)$", text, re.M)}
 
 
 def where(error: BaseException) -> str:

@@ -1,0 +1,70 @@
+"""What is read from a run folder is data, whoever wrote it: no link, no odd text, no odd number."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from training.errors import CheckpointError, UserError
+
+
+@contextmanager
+def folder_at_fault(folder: Path) -> Iterator[None]:
+    """Say in one line what fails because of what a run folder holds: it may come from anyone."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # types and sizes that no constructor thought of raise anything
+        reason = (str(error).strip() or "no words").split("\n")[0][:400]
+        problem = f"{type(error).__name__}: {reason}"
+        raise CheckpointError(f"{folder}: cannot be used as it is ({problem})") from error
+
+
+def read_json(text: str) -> Any:
+    """Return what JSON of a run says, its texts `printable` and its numbers of 64 bits."""
+
+    def safe(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {printable(key): safe(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [safe(inner) for inner in value]
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("a number of more than 64 bits")
+        return printable(value) if isinstance(value, str) else value
+
+    try:
+        return safe(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("lists within lists without end") from error
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return text in which what steers a terminal, or is not seen, is written as in Python.
+
+    >>> printable("red \x1b[31m, tab \t")
+    'red \\x1b[31m, tab \\t'
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
+def is_plain(file: Path) -> bool:
+    """Say whether that is a file, and no link or pipe."""
+    return file.is_file() and not file.is_symlink()
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a folder that holds a link: what is read or written in it could be anywhere.
+
+    The folder may be a link itself, because that path was typed.
+    """
+    for base, folders, files in os.walk(folder):
+        for path in (Path(base, name) for name in (*folders, *files)):
+            is_usual = path.is_file() or path.is_dir() or not os.path.lexists(path)  # gone by now
+            if path.is_symlink() or not is_usual:
+                raise CheckpointError(
+                    f"{path}: is a link, or no file; a run folder is read and written only where it"
+                    " holds nothing but files: put a copy in its place, or delete it"
+                )
