@@ -66,6 +66,15 @@ WRONG = {  # what is typed: what is answered
     "seed=1,2": rf"seed=1,2: {SWEEP}",
     "loss=mse,focal": rf"loss=mse,focal: {SWEEP}",
     "experiment=compare_losses": r"experiment=compare_losses: is a sweep; add -m",
+    "--epochs 3": r"--epochs: no such flag; did you mean trainer\.epochs=3\?",
+    "--lr=3e-3 seed=2": r"--lr=3e-3: no such flag; did you mean optimizer\.lr=3e-3\?",
+    "--batch-size 64": r"--batch-size: no such flag; did you mean trainer\.batch_size=64\?",
+    "--loss focal": r"--loss: no such flag; did you mean loss=focal\?",
+    "--epoch seed=2": r"--epoch: no such flag; did you mean trainer\.epochs=VALUE\?",
+    "-m --seed 1,2": r"--seed: no such flag; did you mean seed=1,2\?",
+    "--gpu": r"--gpu: give settings only, as in SETTING=VALUE",
+    "--cfg nojob": r"argument --cfg/-c: invalid choice: 'nojob' .*",
+    "--hydra-help=3": r"argument --hydra-help: ignored explicit argument '3'",
     "-m optimizer.lrr=1,2": r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?",
     "-m loss=mse,mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
     "-m hydra/launcher=nothing seed=1,2": r".*pip install -e '\.\[sweep\]'.*",
@@ -321,6 +330,37 @@ def test_help_names_every_group_and_option(command_line):
         for file in folder.glob("*/*.yaml"):
             if file.parent.name not in ("ngram", "vision"):
                 assert re.search(rf"{file.parent.name}: .*\b{file.stem}\b", out), file
+
+
+@pytest.mark.parametrize("task", ["ngram", "vision"])
+def test_help_lists_what_people_change_with_default_and_meaning(task, command_line, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command_line("--help", task=task)[1]
+    cfg = compose(task=task)
+
+    for name in ("optimizer.lr", "trainer.epochs", "trainer.batch_size", "seed", "device"):
+        default = re.escape(str(OmegaConf.select(cfg, name)))
+        assert re.search(rf"^    {re.escape(name)}={default} {{2,}}\w.*", out, re.MULTILINE), name
+    assert re.search(r"^    trainer\.max_batches=null {2,}cut epochs", out, re.MULTILINE)
+    assert re.search(r"^    data\.split=\[0\.\d,[\d.,]+\] {2,}train, val", out, re.MULTILINE)
+
+
+def test_the_columns_of_help_never_run_together(command_line, tmp_path):
+    name = "an_option_with_a_name_that_is_as_long_as_a_name_can_be"
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "mine.yaml").write_text((CONFIGS / "vision.yaml").read_text())
+    (tmp_path / "mine" / "model" / f"{name}.yaml").write_text("# The model of my own\n")
+    for group in ("data", "model"):
+        folder = tmp_path / "mine" / group
+        folder.mkdir(exist_ok=True)
+        for file in (CONFIGS / "vision" / group).glob("*.yaml"):
+            (folder / file.name).write_text(file.read_text())
+    (tmp_path / "mine" / "images.yaml").write_text((CONFIGS / "vision/images.yaml").read_text())
+
+    code, out, err = command_line(str(tmp_path / "mine" / "mine.yaml"), "--help", task="")
+
+    assert code == 0, err
+    assert re.search(rf"^    {name}  The model of my own *$", out, re.MULTILINE)
 
 
 def test_the_settings_of_a_job_can_be_shown_resolved(command_line):

@@ -1,10 +1,11 @@
 """The command line of every task: compose the settings, run; a mistake is one line."""
 
+import io
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from training.cli.help import help_text
+from training.cli.help import print_help
 from training.cli.hydra_versions import VERSION_BASE, help_that_is_no_text
 from training.cli.resume import run_to_resume
 from training.cli.screen import keep_printing
 from training.cli.script import Parser
-from training.cli.settings import mistakes_named, place_of, settings_of
+from training.cli.settings import mistakes_named, place_of, refuse_flags, settings_of
 from training.cli.sweep import how_jobs_stand, run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
@@ -162,8 +163,11 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
     task, words = command.task, command.words
     _find_modules_of(task)
     if {"-h", "--help"} & set(words):
-        print(help_text(task))
+        print_help(task)
         return 0
+    prints = HYDRA_PRINTS & {word.split("=")[0] for word in words}
+    if not prints:
+        refuse_flags(words, task)
     if command.is_sweep:
         if "RANK" in os.environ or any(word.startswith("resume=") for word in words):
             raise ConfigError("-m: starts new runs; with resume= or torchrun leave -m out")
@@ -174,8 +178,14 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
         if came:
             raise Interrupted(came[0], how_jobs_stand(folder))
         return summarize(folder)
-    if HYDRA_PRINTS & {word.split("=")[0] for word in words}:
-        _run_hydra(command, words)
+    if prints:
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                _run_hydra(command, words)
+        except SystemExit as stop:
+            if stop.code:  # Hydra's own parser prints its usage first
+                raise ConfigError(said.getvalue().split("error: ")[-1]) from stop
     else:
         _run_once(command, from_main)
     return 0

@@ -115,6 +115,18 @@ def choices_and_values(task: str, words: Iterable[str]) -> tuple[list[Override],
     return choices, values
 
 
+def refuse_flags(words: Sequence[str], task: str) -> None:
+    """Answer a flag, which no task has, with the setting that it may have meant."""
+    for word, following in zip(words, [*words[1:], "="], strict=True):
+        if word.startswith("-"):
+            name, _, value = word.lstrip("-").partition("=")
+            value = value or ("VALUE" if "=" in following else following)
+            known = [*options(task), *leaves(compose(task))]
+            meant = did_you_mean(name.replace("-", "_"), known)
+            if meant:
+                raise ConfigError(f"{word}: no such flag{meant.removesuffix('?')}={value}?")
+
+
 def parse(word: str, *, sweeps: bool = False) -> Override:
     """Return a word of the command line in parts; several values only where a sweep takes them."""
     if word.startswith(("-", "~")) or "=" not in word:
@@ -227,5 +239,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return "; did you mean ...?", or nothing where no name is near."""
     last = name.rsplit(".", 1)[-1]  # the right word, but in the wrong group
     near = [k for k in known if k.rsplit(".", 1)[-1] == last]
+    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
     near = near or difflib.get_close_matches(name, known, n=1)
+    near = near or [by_last[key] for key in difflib.get_close_matches(last, by_last, 1, 0.8)]
     return f"; did you mean {near[0]}?" if near else ""
