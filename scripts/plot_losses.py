@@ -2,17 +2,23 @@
 
     python scripts/plot_losses.py --out outputs/losses
 
-There are five figures: every loss against the probability of the true class; the gradient of
+There are six figures: every loss against the probability of the true class; the gradient of
 cross-entropy beside that of squared error; the least value that a loss with label smoothing can
-have; entropy, cross-entropy and divergence in bits; naive and stable log-softmax at extreme logits.
+have; entropy, cross-entropy and divergence in bits; naive and stable log-softmax at extreme logits;
+a network that gives the loss its logits beside one that gives it their softmax, both trained here.
 """
 
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from torch import Tensor
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 import losses
@@ -111,14 +117,114 @@ def log_softmax_curves(heights: Tensor) -> Curves:
     }
 
 
+def pipeline_curves(steps: Tensor) -> Curves:
+    """Train softmax regression on digits with logits and, wrongly, with softmax before the loss.
+
+    torch's cross-entropy takes logits: log-softmax and NLL are inside. Given probabilities, it
+    takes a softmax of them, whose largest is at most e / (e + 9): it cannot fall below 1.46, and
+    its gradient is small. The losses of this project refuse probabilities.
+    """
+    digits = load_digits()
+    inputs = torch.tensor(digits.data / 16).float()
+    train, test = inputs[::2], inputs[1::2]
+    targets, held_out = torch.tensor(digits.target[::2]), torch.tensor(digits.target[1::2])
+    curves: Curves = {}
+    for name, outputs_of in (("right", lambda logits: logits), ("wrong", lambda z: z.softmax(1))):
+        model, found = nn.Linear(64, 10), []
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(int(steps.max())):
+            loss = F.cross_entropy(outputs_of(model(train)), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():  # the probabilities are the softmax of the logits in both
+                found.append((loss.item(), F.cross_entropy(model(test), held_out).item()))
+        chosen = torch.tensor(found, dtype=torch.float64)[steps.long() - 1]
+        curves[f"{name}: its loss"] = chosen[:, 0]
+        curves[f"{name}: test nll, {chosen[-1, 1]:.2f} in the end"] = chosen[:, 1]
+    return curves
+
+
+def merged(curves: Curves) -> Curves:
+    """Return the curves with one label for all that lie in the same place."""
+    groups: dict[str, tuple[list[str], Tensor]] = {}
+    for label, y in curves.items():
+        same = (names for names, other in groups.values() if torch.allclose(y, other))
+        if names := next(same, None):
+            names.append(label)
+        else:
+            groups[label] = [label], y
+    return {" = ".join(names): y for names, y in groups.values()}
+
+
+def mark_losses(axes: Axes) -> None:
+    """Write the cross-entropy at three probabilities beside its curve."""
+    for p in (1.0, 0.1, 0.01):
+        loss = abs(math.log(p))
+        axes.plot(p, loss, "o", color="black", markersize=4, clip_on=False)
+        text = f"p = {p:g}: {loss:.2f}" if loss else "p = 1: 0"
+        place = {"xytext": (8, 8), "textcoords": "offset points", "fontsize": 9}
+        white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+        side = "right" if p == 1 else "left"
+        axes.annotate(text, (p, loss), **place, bbox=white, horizontalalignment=side)
+
+
+def mark_ratios(axes: Axes) -> None:
+    """Write how many times the one gradient is the other, where the model is sure and where not."""
+    places = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+    binary, squared = gradient_curves(places).values()
+    for a, ratio in zip(places.tolist(), (binary / squared).tolist(), strict=True):
+        height = -1.18 if a in (0.1, 0.9) else -1.1  # two rows, for 0.01 is near 0.1
+        axes.text(a, height, f"{ratio:.3g}x", ha="center", fontsize=9)
+
+
+def mark_pipelines(axes: Axes) -> None:
+    """Write what each of the two computes."""
+    axes.text(20, 0.03, "right: logits -> [log_softmax -> NLL]", fontsize=9)
+    axes.text(70, 2.27, "wrong: logits -> softmax -> [log_softmax -> NLL]", fontsize=9)
+
+
 LOG = {"xscale": "log", "yscale": "log"}
-FIGURES = {  # the curves, their x, the labels of both axes, and further settings of these
-    "loss_of_a_probability": (loss_curves, P, X_LABEL, "loss", {"ylim": (-0.1, 5)}),
-    "gradient_at_the_logit": (gradient_curves, P, "a = sigmoid(z), target 1", "dloss / dz", {}),
-    "smoothing_floor": (smoothing_curves, P, X_LABEL, "loss", {}),
-    "bits": (bit_curves, P, "share of throws expected to show the loaded face", "bits", {}),
-    "log_softmax": (log_softmax_curves, HEIGHTS, "z, of logits (z, 0, -z)", "-log softmax", LOG),
+GRADIENT = {
+    "ylim": (-1.25, 0.05),
+    "title": "gradient at the logit; below: cross-entropy's in multiples of squared error's",
 }
+PIPELINE = {"ylim": (0, 2.4), "title": "logits into the loss, and softmax before it"}
+# the curves, their x, the labels of both axes, further settings of these, and what is written there
+FIGURES: dict[str, tuple[Any, Tensor, str, str, dict[str, Any], Any]] = {
+    "loss_of_a_probability": (loss_curves, P, X_LABEL, "loss", {"ylim": (-0.1, 5)}, mark_losses),
+    "gradient_at_the_logit": (
+        *(gradient_curves, P, "a = sigmoid(z), target 1", "dloss / dz"),
+        *(GRADIENT, mark_ratios),
+    ),
+    "smoothing_floor": (smoothing_curves, P, X_LABEL, "loss", {}, None),
+    "bits": (bit_curves, P, "share of throws expected to show the loaded face", "bits", {}, None),
+    "log_softmax": (
+        *(log_softmax_curves, HEIGHTS, "z, of logits (z, 0, -z)", "-log softmax"),
+        *(LOG, None),
+    ),
+    "softmax_before_the_loss": (
+        *(pipeline_curves, torch.arange(1, 201), "step", "nats"),
+        *(PIPELINE, mark_pipelines),
+    ),
+}
+
+
+def draw(name: str) -> Figure:
+    """Draw a figure of the above, with its legend beside it."""
+    curves_of, x, xlabel, ylabel, further, mark = FIGURES[name]
+    figure = Figure(figsize=(9.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, y) in enumerate(merged(curves_of(x)).items()):
+        axes.plot(x, y, label=label, linestyle=("-", "--", ":")[i % 3], color=f"C{i}")
+    axes.set(**{"title": name.replace("_", " "), "xlabel": xlabel, "ylabel": ylabel} | further)
+    axes.grid(alpha=0.3)
+    if mark:
+        mark(axes)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
 
 
 def main() -> None:
@@ -127,16 +233,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/losses"))
     out = parser.parse_args().out
     with SummaryWriter(str(out)) as writer:
-        for name, (curves_of, x, xlabel, ylabel, further) in FIGURES.items():
-            figure = Figure(figsize=(7, 4.5), layout="constrained")
-            axes = figure.subplots()
-            for i, (label, y) in enumerate(curves_of(x).items()):
-                axes.plot(x, y, label=label, linestyle=("-", "--", ":")[i % 3])
-            axes.set(title=name.replace("_", " "), xlabel=xlabel, ylabel=ylabel, **further)
-            axes.grid(alpha=0.3)
-            axes.legend(fontsize="small")
+        for name in FIGURES:
             file = out / f"{name}.png"
-            figure.savefig(file, dpi=120)
+            draw(name).savefig(file, dpi=120)
             writer.add_image(f"losses/{name}", imread(file), dataformats="HWC")
             print(file)
     print(tensorboard_on(out))

@@ -77,6 +77,44 @@ def test_naive_log_softmax_is_lost_where_the_stable_one_is_right():
     assert_close(stable[1:], heights[1:])
 
 
+def test_softmax_before_the_loss_costs_what_is_written():
+    steps = torch.tensor([1, 200])
+    curves = plot_losses.pipeline_curves(steps)
+    right_loss, right_nll, wrong_loss, wrong_nll = curves.values()
+
+    bound = math.log((math.e + 9) / math.e)  # of a softmax of ten probabilities
+    assert wrong_loss[-1] > bound > right_loss[-1]
+    assert wrong_nll[-1] > 1.5 * right_nll[-1]
+    assert f"{wrong_nll[-1]:.2f} in the end" in list(curves)[3]
+
+
+@pytest.mark.parametrize("name", plot_losses.FIGURES)
+def test_no_two_curves_are_alike_and_what_is_written_lies_inside_the_axes(name):
+    figure = plot_losses.draw(name)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) > 1]
+    box = axes.get_window_extent()
+
+    assert len({line.get_color() for line in curves}) == len(curves)
+    heights = [np.asarray(line.get_ydata(), dtype=float) for line in curves]
+    for i, y in enumerate(heights):
+        assert not any(np.allclose(y, other) for other in heights[:i])
+    assert figure.legends[0].get_window_extent().x0 >= box.x1  # beside the plot
+    for text in axes.texts:
+        extent = text.get_window_extent()
+        assert box.x0 <= extent.x0 and extent.x1 <= box.x1
+        assert box.y0 <= extent.y0 and extent.y1 <= box.y1
+
+
+def test_cross_entropy_is_marked_at_three_probabilities():
+    (axes,) = plot_losses.draw("loss_of_a_probability").axes
+
+    texts = [text.get_text() for text in axes.texts]
+
+    assert texts == ["p = 1: 0", "p = 0.1: 2.30", "p = 0.01: 4.61"]
+
+
 @pytest.mark.parametrize("name", plot_losses.FIGURES)
 def test_every_curve_of_a_figure_has_a_height_at_each_x(name):
     curves_of, x, *_ = plot_losses.FIGURES[name]

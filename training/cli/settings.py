@@ -117,7 +117,7 @@ def choices_and_values(task: str, words: Iterable[str]) -> tuple[list[Override],
 
 def refuse_flags(words: Sequence[str], task: str) -> None:
     """Answer a flag, which no task has, with the setting that it may have meant."""
-    for word, following in zip(words, [*words[1:], "="], strict=True):
+    for word, following in zip(words, [*words[1:], "="], strict=False):
         if word.startswith("-"):
             name, _, value = word.lstrip("-").partition("=")
             value = value or ("VALUE" if "=" in following else following)
