@@ -48,10 +48,18 @@ def go(page, tab):
     page.goto(f"{page.base}#{tab}")
 
 
-def test_time_series_have_a_curve_for_every_run(page):
+def test_time_series_open_on_curves_of_every_run(page):
     go(page, "timeseries")
 
-    page.get_by_text("val", exact=True).first.wait_for()
+    for title in ("train/gradient_norm", "train/loss"):  # on the first screen
+        card = page.get_by_text(title, exact=True).first
+        card.wait_for()
+        assert card.bounding_box()["y"] < 1000
+    places = [
+        page.get_by_text(section, exact=True).first.bounding_box()["y"]
+        for section in ("train", "val", "~test", "~time")
+    ]
+    assert places == sorted(places)
     for run in ("cross_entropy-seed1", "cross_entropy-seed2", "mse-seed1", "mse-seed2"):
         page.get_by_text(run, exact=True).first.wait_for()
 
@@ -71,6 +79,18 @@ def test_hparams_have_a_row_a_loss_configuration(page):
         page.get_by_text(re.compile(rf"^\s*{loss}-[0-9a-f]{{8}}\s*$")).first.wait_for()
     assert page.get_by_text(re.compile(r"^\s*(cross_entropy|mse)-[0-9a-f]{8}\s*$")).count() == 2
     page.get_by_text("loss.label_smoothing").first.wait_for()
+
+
+def test_parallel_coordinates_draw_every_loss(page):
+    go(page, "hparams")
+
+    page.get_by_text(re.compile("parallel coordinates view", re.IGNORECASE)).first.click()
+    lines = page.locator("tf-hparams-parallel-coords-plot g.foreground path")
+    lines.first.wait_for(state="attached")
+    assert lines.count() == 2  # a line for each loss, which holds both seeds
+    axes = page.locator("tf-hparams-parallel-coords-plot text").all_text_contents()
+    for name in ("loss", "cross_entropy", "mse", "optimizer.lr", "test/nll", "test/ece"):
+        assert name in axes
 
 
 def test_the_projector_shows_every_word(page):
