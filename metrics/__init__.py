@@ -20,6 +20,7 @@ from metrics.calibration_error import (
     smooth_error,
 )
 from metrics.floor_and_interval import bootstrap_interval, null_error
+from metrics.per_example import PerExample
 from metrics.predictions import MetricsReport, report
 from metrics.reliability import ReliabilityData, draw_reliability, reliability_data
 from metrics.rows import cached_rows
@@ -32,9 +33,9 @@ from metrics.temperature import (
 from metrics.tracker import Metrics
 
 __all__ = [
-    "Bins", "Calibration", "Metrics", "MetricsReport", "ReliabilityData", "TemperatureFit",
-    "adaptive_error", "apply_temperature", "bootstrap_interval", "cached_rows", "draw_reliability",
-    "expected_error", "fit_temperature", "fit_temperature_in_chunks", "group_equal",
-    "maximum_error", "null_error", "reliability_data", "report", "root_mean_square_error",
-    "smooth_error",
+    "Bins", "Calibration", "Metrics", "MetricsReport", "PerExample", "ReliabilityData",
+    "TemperatureFit", "adaptive_error", "apply_temperature", "bootstrap_interval", "cached_rows",
+    "draw_reliability", "expected_error", "fit_temperature", "fit_temperature_in_chunks",
+    "group_equal", "maximum_error", "null_error", "reliability_data", "report",
+    "root_mean_square_error", "smooth_error",
 ]  # fmt: skip

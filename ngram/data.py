@@ -14,6 +14,8 @@ from ngram.tokens import UNK, Tokenizer, encode, tokenizer_for, vocabulary_of
 from training.data import Split, Splits, check_shares
 from training.errors import DataError, check_setting
 
+BLOCK_SIZE = 100  # tokens whose figures depend on each other: a scene, a poem
+
 
 def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
     """Return windows over the bundled Sonnets; the settings are those of `text_splits`."""
@@ -90,7 +92,7 @@ def text_splits(
         unknown = f" (min count {tokenizer.min_count}), {UNK} {share:.1%} of targets and scored"
     about = f"{label}: {tokenizer.describe()}; vocabulary {len(words):,}{unknown}"
     class_counts = torch.bincount(train.targets, minlength=len(words))
-    return Splits(train, val, calibration, test, class_counts, words, about)
+    return Splits(train, val, calibration, test, class_counts, words, about, BLOCK_SIZE)
 
 
 def blocks_of(lines: list[str], tokenizer: Tokenizer, split: Sequence[float]) -> list[list[str]]:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,12 +15,13 @@ from conftest import ROOT
 from scipy.stats import ttest_rel
 
 from scripts import compare as script
-from training.cli.comparison import compare, p_value
+from training.cli.comparison import compare
 from training.cli.page import page
 from training.cli.runs import find_runs, read_run
 from training.cli.tables import cells, markdown, print_comparisons, write_files
 from training.errors import DataError
 
+SPREAD_OF_ROWS = np.tile([-1.0, 1.0], 100)  # about nll, the same in all runs
 PNG = bytes.fromhex("89504e470d0a1a0a")  # only its bytes are looked at here
 
 
@@ -43,6 +45,8 @@ def write_run(folder, loss="cross_entropy", seed=1, nll=4.0, status="complete", 
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "test_reliability.png").write_bytes(PNG)
+    rows = np.stack([nll + SPREAD_OF_ROWS, np.arange(200) < 50, np.full(200, 0.35)], 1)
+    np.save(folder / "examples.npy", rows.astype(np.float32))
     return folder
 
 
@@ -72,22 +76,56 @@ def test_a_row_is_the_mean_and_standard_deviation_over_seeds(outputs):
     assert comparison.rows[0].mean("val_nll") == pytest.approx(comparison.rows[0].mean("nll") + 0.5)
 
 
-def test_p_values_are_scipys_and_decide_what_differs(outputs):
-    comparison = only([outputs])
-    base, focal, mse = comparison.rows
+def test_a_difference_has_scipys_p_value_where_the_test_split_has_no_noise(outputs):
+    base, focal, mse = only([outputs]).rows
+    values = [list(row.values("nll").values()) for row in (base, focal, mse)]
+    smaller, larger = sorted(ttest_rel(values[0], other).pvalue for other in values[1:])
 
-    for row in (focal, mse):
-        a, b = (list(r.values("nll").values()) for r in (base, row))
-        assert p_value(base.values("nll"), row.values("nll")) == pytest.approx(
-            ttest_rel(a, b).pvalue, rel=1e-9
-        )
-    assert comparison.differs_from_baseline(mse, "nll") and not comparison.differs_from_baseline(
-        focal, "nll"
+    assert mse.differences["nll"].p == pytest.approx(2 * smaller, rel=1e-3)  # Holm's, of two rows
+    assert focal.differences["nll"].p == pytest.approx(larger, rel=1e-3)
+    assert mse.differs("nll") and not focal.differs("nll") and not base.differences
+    assert not any(row.differs(name) for row in (focal, mse) for name in ("accuracy", "ece"))
+
+
+def note_of(comparison, word):
+    (note,) = [note for note in comparison.notes if word in note]
+    return note
+
+
+def test_two_seeds_have_no_star_and_the_line_says_why(outputs):
+    shutil.rmtree(outputs / "mse-seed2")
+    (outputs / "focal-seed2" / "examples.npy").unlink()
+
+    comparison = only([outputs])
+
+    assert not any(row.differences for row in comparison.rows)
+    assert "no star for mse: fewer than 3 seeds in common with cross_entropy" in note_of(
+        comparison, "two are alike by chance"
     )
-    assert not comparison.differs_from_baseline(base, "nll")
-    assert p_value({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}) == 1  # the same run twice
-    assert p_value({1: 1.0}, {1: 2.0}) == 1  # one seed explains nothing
-    assert p_value({1: 1.0, 2: 2.0}, {3: 1.0, 4: 2.0}) == 1  # no pair
+    assert "no star for focal" in note_of(comparison, "same test rows in examples.npy")
+
+
+def test_the_smallest_difference_that_would_have_been_found_is_printed(outputs):
+    comparison = only([outputs])
+    sizes = [row.differences["nll"].smallest() for row in comparison.rows[1:]]
+
+    assert f"nll {min(sizes):.4f} to {max(sizes):.4f}" in note_of(comparison, "4 times in 5")
+
+
+def test_refinement_and_calibration_sum_to_nll_and_are_shown_under_these_names(tmp_path, capsys):
+    for seed in (1, 2):
+        folder = write_run(tmp_path / str(seed), seed=seed, nll=4.0)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 9, "split": "test", "nll_temperature": 3.75}\n')
+
+    comparison = only([tmp_path])
+    (row,) = comparison.rows
+    print_comparisons([comparison], 240)
+    files = write_files([comparison], tmp_path)
+
+    assert (row.mean("refinement"), row.mean("calibration")) == (3.75, 0.25)
+    for text in (capsys.readouterr().out, *(file.read_text() for file in files)):
+        assert "refinement" in text and "calibration" in text and "0.25" in text
 
 
 def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_path):
@@ -99,7 +137,7 @@ def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_pa
     files = write_files([comparison], tmp_path)
 
     assert (hinge.label, hinge.mean("nll"), hinge.spread("nll")) == ("hinge", math.inf, None)
-    assert not comparison.differs_from_baseline(hinge, "nll")
+    assert not hinge.differs("nll")
     assert "| inf |" in files[0].read_text()
 
 
@@ -187,6 +225,11 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
         found = {(r["loss"], r["figure"]): float(r["mean"]) for r in csv.DictReader(file)}
     assert found["mse", "nll"] == pytest.approx(comparison.rows[2].mean("nll"), rel=1e-12)
     assert found["mse", "cpu_seconds"] == 5  # not shown in the table
+    with numbers.open() as file:
+        (mse,) = [r for r in csv.DictReader(file) if (r["loss"], r["figure"]) == ("mse", "nll")]
+    low, difference, high = (float(mse[name]) for name in ("low", "difference", "high"))
+    assert difference == pytest.approx(0.508, rel=1e-4) and low < difference < high
+    assert float(mse["p"]) < 0.05 and float(mse["smallest"]) > 0
     assert re.search(r"\| \*\*4\.\d{4} ± 0\.\d{4}\*\* \|", table.read_text())
 
     loaded, tags = [], []

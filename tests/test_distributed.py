@@ -20,6 +20,7 @@ from processes import server
 from torch import nn
 
 from losses import CrossEntropyLoss
+from metrics import PerExample
 from training import distributed, evaluation, wide_output
 from training.data import Split
 from training.errors import DivergedError
@@ -29,6 +30,7 @@ from training.optimizers import sgd
 from training.parallel import ParallelModel, _batch_norm
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
+from training.run.examples import read_examples
 from training.run.folder import read_metrics, read_status
 from training.run.log import RunLog
 from training.run.start import start
@@ -239,9 +241,10 @@ def measured(num_rows, bad_row=None):
     split, loss_fn = Split(inputs, targets), CrossEntropyLoss(weight=[1.0, 2.0, 3.0, 4.0, 5.0])
     evaluation.FEATURE_ROWS = 16
     with torch.no_grad():
-        metrics = evaluate(model, loss_fn, split, 5).metrics
+        examples = PerExample(targets)
+        metrics = evaluate(model, loss_fn, split, 5, examples=examples).metrics
         fit, after = recalibrate(model, loss_fn, split, split, 5)
-        return metrics, after.metrics | {"temperature": fit.temperature}
+        return metrics, after.metrics | {"temperature": fit.temperature}, examples.table.numpy()
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow), 4])
@@ -255,7 +258,9 @@ def test_metrics_are_those_of_one_process(world_size, two, monkeypatch):
     else:
         results = on(world_size, measured, num_rows)
 
-    for metrics, temperature in results:
+    assert np.isnan(one[2]).any() and not (one[2] == 0).all(2).any()
+    for metrics, temperature, table in results:
+        assert np.array_equal(table, one[2], equal_nan=True)
         assert metrics.pop("count") == one[0]["count"]
         assert metrics.pop("accuracy") == one[0]["accuracy"]
         assert metrics == pytest.approx({name: one[0][name] for name in metrics}, rel=1e-12)
@@ -320,6 +325,8 @@ def test_two_processes_leave_what_one_leaves(tmp_path):
         assert list(theirs) == list(ours)
         for name in {"step", "loss", "nll", "brier", "nll_temperature"} & set(ours):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-5), name
+    tables = [read_examples(tmp_path / name) for name in ("one", "two")]
+    assert tables[1] == pytest.approx(tables[0], rel=1e-4)
 
 
 def terminate():

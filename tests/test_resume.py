@@ -26,6 +26,7 @@ from training.finite_check import FiniteCheck
 from training.run import checkpoint, fit
 from training.run import folder as folder_module
 from training.run.checkpoint import load_checkpoint, load_newest, step_files
+from training.run.examples import EXAMPLES
 from training.run.finished import load_run
 from training.run.folder import locked, read_metrics, read_status
 from training.run.log import RunLog
@@ -96,6 +97,7 @@ def states(folder):
 def assert_same_run(a, b):
     assert figures(a) == figures(b)
     assert same(states(a), states(b))
+    assert (a / EXAMPLES).read_bytes() == (b / EXAMPLES).read_bytes()
     logged = events(a)
     assert logged == events(b)
     assert len({(tag, step) for tag, step, _ in logged}) == len(logged)

@@ -11,7 +11,7 @@ import pytest
 from conftest import compose
 from hydra.core.hydra_config import HydraConfig
 
-from training.cli import sweep
+from training.cli import tables
 from training.cli.runs import find_runs
 from training.cli.sweep import sweep_folder
 from training.cli.tables import write_files
@@ -32,7 +32,7 @@ LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "los
 def no_figures(monkeypatch):
     """Draw nothing, which takes longer than these jobs."""
     monkeypatch.setattr(RunLog, "figure", lambda *_: None)
-    monkeypatch.setattr(sweep, "write_files", lambda comparisons, folder: [folder])
+    monkeypatch.setattr(tables, "write_files", lambda comparisons, folder: [folder])
 
 
 def contents(folder):
@@ -42,7 +42,7 @@ def contents(folder):
 def test_a_sweep_runs_what_is_missing_or_failed_and_compares(command_line, monkeypatch):
     words = ("-m", *LIGHT, "loss=distillation,mse", "seed=1,2")
     with monkeypatch.context() as patch:
-        patch.setattr(sweep, "write_files", write_files)
+        patch.setattr(tables, "write_files", write_files)
         code, out, err = command_line(*words)
     (folder,) = Path("outputs").iterdir()
     jobs = {f"{loss}-seed{seed}" for loss in ("distillation", "mse") for seed in (1, 2)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from training.errors import DataError
+from training.errors import DataError, check_setting
 
 Augment = Callable[["Split", Tensor, int], tuple[Tensor, Tensor]]
 Examples = tuple[Any, Any] | Dataset[Any]  # (inputs, targets), or items that are such pairs
@@ -71,7 +71,8 @@ class Splits:
 
     `calibration` is for fitting temperatures and weights of mixtures, nothing else. `class_counts`
     (C,) int64 counts the targets of the training split. `protocol` says in one line what the
-    figures were measured on and is shown beside them.
+    figures were measured on and is shown beside them. `block_size` consecutive test examples are
+    one draw of chance: 1 where examples are independent, more for pieces of one text.
     """
 
     train: Split
@@ -81,6 +82,7 @@ class Splits:
     class_counts: Tensor
     class_names: tuple[str, ...] = field(repr=False)
     protocol: str
+    block_size: int = 1
 
     @property
     def num_classes(self) -> int:
@@ -133,6 +135,7 @@ def make_splits(
     test: Examples | None = None,
     class_names: Sequence[str] = (),
     protocol: str = "",
+    block_size: int = 1,
 ) -> Splits:
     """Return splits of examples that are at hand.
 
@@ -148,10 +151,14 @@ def make_splits(
         test: examples that are measured at the end.
         class_names: one per class; by default the numbers from 0 to the largest target.
         protocol: what the data is called beside the figures.
+        block_size: how many consecutive test examples depend on each other, as those of a text or a
+            recording do; intervals of differences are then computed over such blocks.
 
     Raises:
-        ValueError: inputs and targets are not as many, or targets are no whole numbers.
+        ValueError: inputs and targets are not as many, targets are no whole numbers, or
+            `block_size` is below 1.
     """
+    check_setting("block_size", block_size, block_size >= 1, "at least 1")
     given = {"train": train, "val": val, "calibration": calibration, "test": test}
     found = {name: _read(name, pair) for name, pair in given.items() if pair is not None}
     empty = found["train"].first(0)
@@ -165,6 +172,7 @@ def make_splits(
         class_counts=torch.bincount(targets[targets >= 0], minlength=len(names)),
         class_names=names,
         protocol=protocol or f"{len(names)} classes, {sizes} train / val / calibration / test",
+        block_size=block_size,
     )
 
 

@@ -11,6 +11,7 @@ from metrics import (
     Calibration,
     Metrics,
     MetricsReport,
+    PerExample,
     TemperatureFit,
     apply_temperature,
     expected_error,
@@ -34,14 +35,16 @@ def evaluate(
     num_classes: int,
     *,
     objective: bool = True,
+    examples: PerExample | None = None,
 ) -> MetricsReport:
     """Evaluate a model on a split, using the probabilities that its loss implies.
 
-    Without `objective`, which may need a teacher, the loss itself is left out.
+    Without `objective`, which may need a teacher, the loss itself is left out. What the model makes
+    of each example goes into `examples`, if that is given.
 
-    Where that link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is the
-    reported one of the two. Of several processes each measures a share of the rows, and all get the
-    figures of the whole split.
+    Where the loss's link is not softmax, `ece_softmax` and `ece_own` stand beside `ece`, which is
+    the reported one of the two. Of several processes each measures a share of the rows, and all get
+    the figures of the whole split.
 
     Raises:
         DivergedError: an output of the model is not finite.
@@ -51,7 +54,7 @@ def evaluate(
     other = Calibration(device=device)  # of the link that is not reported
     checked = False
     with same_refusal():
-        for logits, inputs, targets in logits_of(model, split, num_classes, shared=True):
+        for logits, inputs, targets, numbers in logits_of(model, split, num_classes, shared=True):
             if not checked:
                 loss_fn.check(logits, targets)
                 checked = True
@@ -59,12 +62,17 @@ def evaluate(
             if not (math.isfinite(logits.sum().item()) or logits.isfinite().all()):
                 raise DivergedError("the model's logits are not finite, it is not scored")
             loss_sums = loss_fn.sums(logits, targets, inputs) if objective else None
-            metrics.update(loss_fn.log_probs(logits), targets, loss_sums=loss_sums)
+            log_probs = loss_fn.log_probs(logits)
+            metrics.update(log_probs, targets, loss_sums=loss_sums)
+            if examples:
+                examples.update(numbers, log_probs, targets, ignore_index=ignore_index)
             if loss_fn.link_differs:
                 softmax = loss_fn.link == "own"
-                log_probs = logits.log_softmax(1) if softmax else loss_fn.own_log_probs(logits)
-                other.update_rows(log_probs, targets, ignore_index=ignore_index)
+                unreported = logits.log_softmax(1) if softmax else loss_fn.own_log_probs(logits)
+                other.update_rows(unreported, targets, ignore_index=ignore_index)
     metrics.all_reduce()
+    if examples:
+        examples.all_reduce()
     figures = metrics.compute()
     if loss_fn.link_differs:
         other.all_reduce()
@@ -86,12 +94,13 @@ def has_features_and_head(model: nn.Module) -> bool:
 
 def logits_of(
     model: nn.Module, split: Split, num_classes: int, *, shared: bool = False
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (logits, inputs, targets) of a few rows at a time, never those of a whole split.
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (logits, inputs, targets, numbers) of a few rows at a time, never of a whole split.
 
-    Where the model has `features` and `head`, features are computed in larger batches than logits,
-    whose rows may be wide. `shared` leaves to each process of a run its turns among the same
-    batches: a row's logits do not depend on who computes them.
+    The numbers are those of the examples in the split. Where the model has `features` and `head`,
+    features are computed in larger batches than logits, whose rows may be wide. `shared` leaves to
+    each process of a run its turns among the same batches: a row's logits do not depend on who
+    computes them.
     """
     model.eval()
     positions = max(1, math.prod(split.targets.shape[1:]))  # of each example, that have a target
@@ -100,17 +109,18 @@ def logits_of(
     size = max(1, FEATURE_ROWS // positions)
     for start in range(turn * size, len(split), turns * size):
         inputs, targets = split.batch(slice(start, start + size))
+        numbers = torch.arange(start, start + len(targets), device=targets.device)
         if not has_features_and_head(model):
-            yield from _pieces(part, model(inputs), inputs, targets)
+            yield from _pieces(part, model(inputs), inputs, targets, numbers)
             continue
         features = model.features(inputs)  # type: ignore[operator]
-        for some, some_inputs, some_targets in _pieces(PARTS * part, features, inputs, targets):
+        for some, *others in _pieces(PARTS * part, features, inputs, targets, numbers):
             logits = model.head(some)  # type: ignore[operator]
-            yield from _pieces(part, logits, some_inputs, some_targets)
+            yield from _pieces(part, logits, *others)
 
 
-def _pieces(rows: int, a: Tensor, b: Tensor, c: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    return zip(a.split(rows), b.split(rows), c.split(rows), strict=True)
+def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @torch.no_grad()
@@ -118,7 +128,7 @@ def log_probs_of(
     model: nn.Module, loss_fn: ClassificationLoss, split: Split, num_classes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (log_probs, targets) of a few rows at a time, by the link that the loss reports."""
-    for logits, _, targets in logits_of(model, split, num_classes):
+    for logits, _, targets, _ in logits_of(model, split, num_classes):
         yield loss_fn.log_probs(logits), targets
 
 
@@ -151,7 +161,7 @@ def recalibrate(
     fit = from_main(fitted)
     metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
     with same_refusal(), torch.no_grad():
-        for logits, _, targets in logits_of(model, test, num_classes, shared=True):
+        for logits, _, targets, _ in logits_of(model, test, num_classes, shared=True):
             metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.to_apply), targets)
     metrics.all_reduce()
     return fit, MetricsReport(metrics.compute(), metrics.bins())

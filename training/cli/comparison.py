@@ -8,16 +8,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
+from training.cli.differences import SIGNIFICANCE, Differences, differences_to
 from training.cli.runs import RunRecord
 from training.errors import DataError
 from training.run.figures import COLUMNS
 from training.run.untrusted import printable
 
-LAST_COLUMNS = ("ece_temperature", "nll_temperature", "seconds")
-SIGNIFICANCE = 0.05
+LAST_COLUMNS = ("ece_temperature", "refinement", "calibration", "seconds")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Row:
     loss: str
     runs: tuple[RunRecord, ...]
     excluded: str = ""  # why the row is shown but not compared, as in "other data"
+    differences: Differences = field(default_factory=dict)  # to the baseline, by figure
 
     def values(self, name: str) -> dict[int, float]:
         """Return a figure by seed, for the runs that have it."""
@@ -42,6 +43,10 @@ class Row:
         """Return the standard deviation over seeds if there are two or more, all finite."""
         values = self.values(name).values()
         return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+    def differs(self, name: str) -> bool:
+        """Say whether the difference to the baseline is larger than its noise explains."""
+        return name in self.differences and self.differences[name].p < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
@@ -64,28 +69,6 @@ class Comparison:
             return None
         return max(means) if more_is_better else min(means)
 
-    def differs_from_baseline(self, row: Row, name: str) -> bool:
-        """Say whether a row's difference to the baseline is larger than its seeds explain."""
-        if self.baseline in (None, row) or row.excluded or COLUMNS[name][2] is None:
-            return False
-        return p_value(self.baseline.values(name), row.values(name)) < SIGNIFICANCE
-
-
-def p_value(a: dict[int, float], b: dict[int, float]) -> float:
-    """Return the two-sided p-value of the paired t-test of two figures by seed; 1 if it has none.
-
-    Runs of one seed share initial weights and data order, so their difference is due to the loss
-    alone. Student 1908, https://doi.org/10.1093/biomet/6.1.1
-    """
-    from scipy.special import stdtr  # scipy.stats takes a second to import
-
-    differences = [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
-    n = len(differences)
-    if n < 2 or not any(differences) or not all(map(math.isfinite, differences)):
-        return 1.0
-    error = stdev(differences) / math.sqrt(n)
-    return 2 * float(stdtr(n - 1, -abs(fmean(differences)) / error)) if error else 0.0
-
 
 def compare(runs: Sequence[RunRecord]) -> list[Comparison]:
     """Return one comparison per task among the runs."""
@@ -105,12 +88,18 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
         lowest.setdefault(row.loss, row)
     baseline = lowest.get(first.baseline)
     legend = "mean ± standard deviation over seeds; bold: the best; "
+    about: list[str] = []
     if baseline:
-        legend += f"*: differs from {baseline.label} by more than its seeds explain"
-        legend += f" (paired t-test, p < {SIGNIFICANCE})"
+        others = {row.label: row.runs for row in compared if row is not baseline}
+        found, about = differences_to(baseline.runs, baseline.label, others)
+        rows = [
+            replace(r, differences=found.get(r.label, {})) if r in compared else r for r in rows
+        ]
+        legend += f"*: nll, accuracy or ECE differs from {baseline.label} by more than the noise of"
+        legend += f" seeds and test examples (p < {SIGNIFICANCE}, by Holm's method over the rows)"
     else:
         legend += f"no run of the baseline ({first.baseline})"
-    names, notes = [*first.table, *LAST_COLUMNS], [legend]
+    names, notes = [*first.table, *LAST_COLUMNS], [legend, *about]
     if len(lowest) < len(compared):
         names.append("val_nll")
         notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")

@@ -177,7 +177,7 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
             _run_hydra(command, ["-m", *words, *for_hydra])
         if came:
             raise Interrupted(came[0], how_jobs_stand(folder))
-        return summarize(folder)
+        return summarize(folder, [*command.again, "-m", *words])
     if prints:
         said = io.StringIO()
         try:

@@ -32,6 +32,11 @@ class RunRecord:
     protocol: str  # what the figures were measured on, in words
     table: list[str]  # the figures that the task shows
     settings: dict[str, Any]
+    block_rows: int = 1  # consecutive test rows that are one draw of chance
+
+    def __post_init__(self) -> None:
+        if type(self.block_rows) is not int or self.block_rows < 1:
+            raise ValueError(f"block_rows is {self.block_rows}, not a number from 1")
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
@@ -88,7 +93,8 @@ def read_curves(folder: Path) -> Curves:
 def last_figures(curves: Curves) -> Figures:
     """Return the last figures of the test split, and what the run cost.
 
-    A run without a test split has those of val, or else of train.
+    A run without a test split has those of val, or else of train. `refinement` is the nll with the
+    fitted temperature, and `calibration` is what that temperature mends: they sum to nll.
     """
 
     def last(split: str) -> Figures:
@@ -98,6 +104,9 @@ def last_figures(curves: Curves) -> Figures:
     figures = next((f for f in map(last, ("test", "val", "train")) if "nll" in f), {})
     if "accuracy" in figures:
         figures["error"] = 1 - figures["accuracy"]
+    if "nll_temperature" in figures:
+        figures["refinement"] = figures["nll_temperature"]
+        figures["calibration"] = figures["nll"] - figures["nll_temperature"]
     if held_out := curves.get("val/nll"):
         figures["val_nll"] = min(value for _, value in held_out)
     return figures | last("time")

@@ -5,15 +5,13 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from training.cli.comparison import compare
 from training.cli.resume import refuse_changes
 from training.cli.runs import RunRecord, find_runs, read_run
 from training.cli.settings import parse, place_of, settings_of
-from training.cli.tables import print_comparisons, write_files
 from training.errors import CheckpointError, DataError, UserError
 from training.run.folder import (
     CONFIG,
@@ -102,11 +100,17 @@ def _result(run: RunRecord) -> str:
     return ", ".join(form.format(run.figures[n]) for n, form in shown.items() if n in run.figures)
 
 
-def summarize(folder: Path) -> int:
+def summarize(folder: Path, again: Sequence[str]) -> int:
     """Name the jobs that are not complete, and compare the others; return the exit code.
 
-    That is the code of the first job in the folder that is not complete, else 0.
+    That is the code of the first job in the folder that is not complete, else 0. Where the sweep
+    tried several learning rates, a figure shows them, and `again`, the words that started it, are
+    what the command begins with that tries more.
     """
+    from training.cli.comparison import compare  # needs numpy and scipy, which take half a second
+    from training.cli.rates import beyond_the_edge, draw_rates, tried_rates
+    from training.cli.tables import print_comparisons, write_files
+
     code = 0
     for job in sorted(file.parent for file in folder.glob(f"*/{STATUS}")):
         status = read_status(job)
@@ -115,12 +119,17 @@ def summarize(folder: Path) -> int:
             own = status.get("exit_code")
             code = code or (own if isinstance(own, int) else 0) or 1
     try:
-        comparisons = compare(find_runs([folder]))
+        comparisons = compare(runs := find_runs([folder]))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return code
     page = write_files(comparisons, folder)[-1]
     print_comparisons(comparisons)
     print(f"\nlook at it: {from_here(page)}")
+    if tried := tried_rates(runs):
+        draw_rates(tried, folder / "learning_rates.png")
+        print(f"       and: {from_here(folder / 'learning_rates.png')}")
     print(f"       and: {tensorboard_on(folder)}")
+    for line in beyond_the_edge(tried, again):
+        print(line)
     return code

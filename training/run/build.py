@@ -1,5 +1,6 @@
 """Build what a run needs from its settings, and find out that it fits together."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -68,9 +69,10 @@ def build(
     torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
     training = Training(model, loss_fn, optimizer, schedule, settings, cfg.seed)
     try_first_examples(training, splits)
-    what_it_is = identity(
-        as_written(cfg, is_secret), loss, splits.protocol, data, teacher.digest() if teacher else ""
-    )
+    block_rows = splits.block_size * math.prod(splits.train.targets.shape[1:])
+    of_teacher = teacher.digest() if teacher else ""
+    written = as_written(cfg, is_secret)
+    what_it_is = identity(written, loss, splits.protocol, data, block_rows, of_teacher)
     config = OmegaConf.to_yaml(kept_settings(cfg))
     return TrainingRun(training, splits, reporters, folder, console, what_it_is, config)
 

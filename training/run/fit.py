@@ -8,12 +8,13 @@ from importlib.util import find_spec
 import torch
 from rich.progress import Progress
 
-from metrics import MetricsReport
+from metrics import MetricsReport, PerExample
 from training.distributed import agreed_signal, from_main
 from training.errors import UserError
 from training.evaluation import evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
+from training.run.examples import MAX_ROWS, write_examples
 from training.run.folder import from_here, tensorboard_on
 from training.run.log import RunLog
 from training.run.report import Report, ReportContext, markdown_table, print_table
@@ -154,14 +155,22 @@ def final_tags(run: TrainingRun) -> list[str]:
     return [f"{tested(run)}/{name}" for name in names]
 
 
-def evaluate_split(run: TrainingRun, name: str) -> MetricsReport:
-    """Evaluate the model on the split of that name, and log its metrics."""
+def evaluate_split(run: TrainingRun, name: str, *, final: bool = False) -> MetricsReport:
+    """Evaluate the model on the split of that name, and log its metrics.
+
+    At the end (`final`) every example is kept as well, if they are not too many.
+    """
     training, split = run.training, getattr(run.splits, name)
     if name == "train":  # the others are cut already
         split = split.first(training.settings.max_rows)
-    result = evaluate(training.model, training.loss_fn, split, run.splits.num_classes)
+    is_kept = final and split.targets.numel() <= MAX_ROWS
+    examples = PerExample(split.targets) if is_kept else None
+    num_classes = run.splits.num_classes
+    result = evaluate(training.model, training.loss_fn, split, num_classes, examples=examples)
     if run.log:
         run.log.scalars(name, result.metrics, training.step)
+        if examples:
+            write_examples(run.folder, examples.table.flatten(0, 1).cpu().numpy())
     return result
 
 
@@ -184,7 +193,7 @@ def finish(run: TrainingRun) -> None:
     """Test the best weights; print the figures, what the task adds, and where to look next."""
     training, splits, console = run.training, run.splits, run.console
     name = tested(run)
-    measured = evaluate_split(run, name)
+    measured = evaluate_split(run, name, final=True)
     rows = {name: measured.metrics}
     if fits_temperature(run):
         held_out = splits.calibration, splits.test

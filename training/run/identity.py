@@ -19,7 +19,7 @@ LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every", *PLACE
 
 
 def identity(
-    cfg: DictConfig, loss: str, protocol: str, data: str, teacher: str = ""
+    cfg: DictConfig, loss: str, protocol: str, data: str, block_rows: int, teacher: str = ""
 ) -> dict[str, Any]:
     """Return what the run is.
 
@@ -28,6 +28,7 @@ def identity(
         loss: the option of the loss, as in "mse".
         protocol: what the figures were measured on, in words.
         data: digest of the examples of all splits.
+        block_rows: how many consecutive test targets are one draw of chance.
         teacher: digest of the weights of the run that the loss learns from, if it does.
     """
     settings = comparable_settings(cfg)
@@ -44,6 +45,7 @@ def identity(
         "data": data,
         "code": code_version(packages),
         "protocol": protocol,
+        "block_rows": block_rows,
         "table": list(cfg.table),
         "settings": settings,
     }

@@ -1,0 +1,176 @@
+"""The difference between two configurations, paired by example and by seed, and its interval.
+
+docs/results.md has the formula, and what simulations say of it; `tests/stress/null_sweeps.py`
+repeats them. S seeds, N test rows, B blocks of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second to import
+
+from training.cli.runs import RunRecord
+from training.run.examples import EXAMPLES, read_examples
+from training.run.figures import COLUMNS
+
+FloatArray = NDArray[np.float64]
+
+LEAST = 3  # seeds, and blocks: two are alike by chance too often
+SIGNIFICANCE = 0.05
+NUM_BINS = 15  # of ECE
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of means, with its standard error and that error's degrees of freedom."""
+
+    mean: float
+    error: float
+    freedom: float
+    p: float  # two-sided; Holm's, once it is one of several
+    num_rows: int = 1  # of the table in which it is one of several
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of this difference alone."""
+        half = float(stdtrit(self.freedom, 1 - SIGNIFICANCE / 2)) * self.error
+        return self.mean - half, self.mean + half
+
+    def smallest(self) -> float:
+        """Return the smallest true difference that would have been found 4 times in 5."""
+        levels = [1 - SIGNIFICANCE / 2 / self.num_rows, 0.8]  # of the first row that Holm's finds
+        return float(stdtrit(self.freedom, levels).sum()) * self.error
+
+
+def difference(values: FloatArray, block_rows: int = 1) -> Difference | None:
+    """Return the mean of paired differences (S, N), with the noise of seeds and of the test split.
+
+    The variance is V = V_s + V_b: V_s = variance of the S means over rows / S, and for the means
+    over seeds, summed about the mean m in blocks, V_b = B / (B - 1) sum_b u_b^2 / N^2. The degrees
+    of freedom follow 1 / f = (V_s / V) / (S - 1) + (V_b / V) / (B - 1). Satterthwaite 1946
+    (https://doi.org/10.2307/3002019) takes the squares of both shares; but the share of three seeds
+    is itself so uncertain that his intervals cover 92 % where it is the larger.
+
+    Args:
+        values: one row per seed; NaN where a test row is not scored.
+        block_rows: how many consecutive test rows are one draw of chance.
+
+    Returns:
+        The difference; None where there are fewer than three seeds or blocks.
+    """
+    scored = ~np.isnan(values).any(0)
+    starts = np.arange(0, values.shape[1], block_rows)
+    counts = np.add.reduceat(scored, starts, dtype=np.int64)
+    num_seeds, num_blocks, n = len(values), int((counts > 0).sum()), int(counts.sum())
+    if min(num_seeds, num_blocks) < LEAST:
+        return None
+    of_seeds = values[:, scored].mean(1)
+    mean = float(of_seeds.mean())
+    about_mean = np.where(scored, values.mean(0) - mean, 0.0)
+    sums = np.add.reduceat(about_mean, starts)
+    seeds = float(of_seeds.var(ddof=1)) / num_seeds
+    blocks = float(np.square(sums).sum()) / n**2 * num_blocks / (num_blocks - 1)
+    variance = seeds + blocks
+    if not variance:  # the same run twice
+        return Difference(mean, 0.0, num_seeds - 1, 1.0)
+    freedom = variance / (seeds / (num_seeds - 1) + blocks / (num_blocks - 1))
+    p = 2 * float(stdtr(freedom, -abs(mean) / math.sqrt(variance)))
+    return Difference(mean, math.sqrt(variance), freedom, p)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Return differences that are tested together, with the p-values that Holm's method gives them.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below the one
+    before. Holm 1979, https://www.jstor.org/stable/4615733
+    """
+    m, last = len(differences), 0.0
+    adjusted = list(differences)
+    for rank, i in enumerate(sorted(range(m), key=lambda i: differences[i].p)):
+        last = max(last, min(1.0, (m - rank) * differences[i].p))
+        adjusted[i] = replace(differences[i], p=last, num_rows=m)
+    return adjusted
+
+
+def ece_parts(table: FloatArray) -> FloatArray:
+    """Return numbers (N,) whose mean is the ECE: confidence minus correctness, or the negative.
+
+    The sign is that of the gap of the row's bin. It is taken as given, so that the interval of a
+    difference is a little too wide where a gap is near zero.
+    """
+    residual = table[:, 2] - table[:, 1]
+    scored = ~np.isnan(residual)
+    bins = np.zeros(len(table), dtype=np.int64)
+    bins[scored] = np.clip(np.ceil(table[scored, 2] * NUM_BINS - 1e-6) - 1, 0, NUM_BINS - 1)
+    gaps = np.bincount(bins[scored], residual[scored], NUM_BINS)
+    return residual * np.sign(gaps)[bins]
+
+
+Differences = dict[str, Difference]  # by figure
+# figures that have a value for each row (N,) of a run's table of examples (N, 3)
+MEASURED: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "nll": lambda table: table[:, 0],
+    "accuracy": lambda table: table[:, 1],
+    "ece": ece_parts,
+}
+
+
+def differences_to(
+    baseline: Sequence[RunRecord], label: str, rows: Mapping[str, Sequence[RunRecord]]
+) -> tuple[dict[str, Differences], list[str]]:
+    """Return the differences of rows of runs to the baseline's, and notes on what they can show.
+
+    Args:
+        baseline: its runs, one per seed.
+        label: what the baseline is called.
+        rows: the runs of each other row, by its label.
+    """
+    base = {run.seed: read_examples(run.folder) for run in baseline}
+    found: dict[str, Differences] = {}
+    no_star: dict[str, list[str]] = {}  # labels by the reason why they can have none
+    for name, runs in rows.items():
+        pairs = [(base[run.seed], read_examples(run.folder)) for run in runs if run.seed in base]
+        tables = [np.asarray(t, np.float64) for pair in pairs for t in pair if t is not None]
+        if len(pairs) < LEAST:
+            reason = f"fewer than {LEAST} seeds in common with {label}, and two are alike by chance"
+            reason += " too often to tell how much seeds matter (give seed=1,2,3)"
+        elif len(tables) < 2 * len(pairs) or len({len(table) for table in tables}) > 1:
+            reason = f"its runs and {label}'s do not all have the same test rows in {EXAMPLES}"
+        else:
+            found[name] = _differences(tables[::2], tables[1::2], baseline[0].block_rows)
+            reason = "" if found[name] else f"the test split has fewer than {LEAST} blocks of rows"
+        if reason:
+            no_star.setdefault(reason, []).append(name)
+    smallest = []
+    for figure in MEASURED:
+        tested = [each for each in found.values() if figure in each]
+        adjusted = holm([each[figure] for each in tested])
+        for each, result in zip(tested, adjusted, strict=True):
+            each[figure] = result
+        if sizes := sorted(each.smallest() for each in adjusted):
+            heading, form, _ = COLUMNS[figure]
+            ends = dict.fromkeys(form.format(size) for size in (sizes[0], sizes[-1]))
+            smallest.append(f"{heading} {' to '.join(ends)}")
+    notes = []
+    for reason, names in no_star.items():
+        where = "" if len(names) == len(rows) else f" for {'; '.join(names)}"
+        notes.append(f"no star{where}: {reason}")
+    if found:
+        notes.append(
+            f"the smallest difference to {label} that these runs would show 4 times in 5, in the"
+            f" steadiest row to the least steady: {', '.join(smallest)}"
+        )
+    return found, notes
+
+
+def _differences(a: Sequence[FloatArray], b: Sequence[FloatArray], block_rows: int) -> Differences:
+    """Return b - a of each figure that is finite, from tables paired by seed."""
+    found = {}
+    for figure, of_rows in MEASURED.items():
+        old, new = (np.stack([of_rows(table) for table in tables]) for tables in (a, b))
+        is_finite = not (np.isinf(old) | np.isinf(new)).any()
+        if is_finite and (each := difference(new - old, block_rows)):
+            found[figure] = each
+    return found
