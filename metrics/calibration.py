@@ -88,8 +88,9 @@ class Calibration(Sums):
     def compute(self, *, seed: int = 0) -> dict[str, float]:
         """Return every calibration error, as a share (0.01 is one percentage point).
 
-        `ece_null` is the floor of ECE and `ece_low`, `ece_high` its interval, drawn with `seed`:
-        see `metrics.floor_and_interval`. `overconfidence` is mean confidence minus accuracy.
+        `ece_null` is the floor of ECE and `ece_low`, `ece_high` the interval of the expected ECE,
+        drawn with `seed`: see `metrics.floor_and_interval`. `overconfidence` is mean confidence
+        minus accuracy.
 
         Raises:
             ValueError: no rows were added, or all of them are ignored.

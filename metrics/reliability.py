@@ -34,10 +34,10 @@ class ReliabilityData:
     share: FloatArray  # of all predictions; 0 in empty bins
     confidence: FloatArray  # mean of the bin
     accuracy: FloatArray  # of the bin
-    low: FloatArray  # a calibrated model's accuracy lies between low and high 95 times in 100
-    high: FloatArray
+    low: FloatArray  # of a calibrated model, 95 times in 100 this bin's accuracy is between low
+    high: FloatArray  # and high; all bins at once are much less often
     ece: float
-    ece_low: float  # 95 % interval of ECE
+    ece_low: float  # 95 % interval of the expected ECE
     ece_high: float
     ece_null: float  # floor of ECE: its mean for a calibrated model
     label: str = ""  # first line of the title
@@ -52,7 +52,7 @@ def reliability_data(
         bins: equal-width bins, at least one of which is not empty.
         metrics: figures by name, of which `ece`, `ece_low`, `ece_high` and `ece_null` are shown.
         label: first line of the title.
-        seed: of the 95 % band, which is drawn.
+        seed: of the 95 % band of each bin, which is drawn.
     """
     count = np.where(bins.count > 0, bins.count, np.nan)
     correct = null_correct(bins, seed)
@@ -127,7 +127,7 @@ def _draw_bins(axes: "Axes", data: ReliabilityData, *, clip: bool) -> None:
     width = 1 / len(data.share)
     left = np.arange(len(data.share)) * width
     band = data.high - data.low
-    axes.bar(left, band, width, data.low, align="edge", color=GREY, label="calibrated, 95 %")
+    axes.bar(left, band, width, data.low, align="edge", color=GREY, label="95 % per bin")
     chance = (data.low <= data.accuracy) & (data.accuracy <= data.high)
     for some, alpha in ((chance, 0.2), (~chance, 0.55)):  # what chance explains is faint
         gap = np.where(some, data.accuracy - data.confidence, np.nan)

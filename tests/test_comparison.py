@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 from scripts import compare as script
 from training.cli.comparison import compare
 from training.cli.page import page
+from training.cli.rates import beyond_the_edge, draw_rates, tried_rates
 from training.cli.runs import find_runs, read_run
 from training.cli.tables import cells, markdown, print_comparisons, write_files
 from training.errors import DataError
@@ -244,6 +245,35 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
     assert all(link.startswith(("data:", "#")) for link in loaded)
     assert not {"script", "link", "iframe"} & set(tags)
     assert "<b>4." in html.read_text()
+
+
+def test_the_best_rate_at_an_edge_is_named_with_the_command_that_goes_beyond(tmp_path):
+    nlls = {
+        "focal": (4.0, 3.5, 3.0, 2.0),
+        "mse": (4.0, 3.0, 3.5, 4.5),
+        "bce": (4.0, 3.0, 2.0, None),
+    }
+    for loss, by_rate in nlls.items():
+        for rate, nll in zip((0.001, 0.003, 0.01, 0.03), by_rate, strict=True):
+            folder, how = tmp_path / f"{loss}{rate}", {"settings": {"optimizer.lr": rate}}
+            how |= {"status": "diverged"} if nll is None else {"nll": nll}
+            write_run(folder, loss, **how)
+
+    tried = tried_rates(find_runs([tmp_path]))
+    draw_rates(tried, tmp_path / "rates.png")
+    again = ["train.py", "-m", "experiment=tune_lr", "data.path=a b", "loss=focal,mse"]
+    _, command = lines = [*beyond_the_edge(tried, again)]
+
+    assert {label: [*means.values()] for label, _, means in tried} == {
+        loss: [math.inf if nll is None else nll + 0.5 for nll in of_loss]
+        for loss, of_loss in nlls.items()
+    }
+    assert "edge of the rates tried: focal 0.03; to try more" in lines[0]  # bce diverged beyond .01
+    assert command == (
+        "train.py -m experiment=tune_lr 'data.path=a b' loss=focal optimizer.lr=0.09,0.3"
+    )
+    assert (tmp_path / "rates.png").read_bytes().startswith(PNG)
+    assert not tried_rates(find_runs([*tmp_path.glob("*0.001")]))
 
 
 HOSTILE = [r"\w+|[/]", "[bold]x[/bold]", ":smile:", "<script>x</script>", r"$\x$", "*a* `b` \\|"]

@@ -25,7 +25,7 @@ def test_without_noise_of_the_test_split_it_is_scipys_paired_t_test(num_seeds):
     interval = scipys.confidence_interval()
 
     assert found.p == pytest.approx(scipys.pvalue, rel=1e-9)
-    assert found.freedom == pytest.approx(num_seeds - 1, rel=1e-9)
+    assert [f for _, f in found.errors] == pytest.approx([num_seeds - 1] * 2, rel=1e-9)
     assert found.interval() == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
@@ -41,15 +41,16 @@ def test_the_variance_is_that_of_seeds_and_that_of_blocks(block_rows):
         block = i // block_rows
         sums[block] = sums.get(block, 0) + values[:, i].mean() - mean
     blocks = len(sums) / (len(sums) - 1) * sum(u * u for u in sums.values()) / 59**2
-    freedom = (seeds + blocks) / (seeds / 2 + blocks / (len(sums) - 1))
+    freedom = (seeds + blocks) ** 2 / (seeds**2 / 2 + blocks**2 / (len(sums) - 1))
+    errors = (np.sqrt(seeds + blocks), freedom), (np.sqrt(seeds), 2)
 
     found = difference(values, block_rows)
 
     assert found.mean == pytest.approx(mean, rel=1e-12)
-    assert found.error == pytest.approx(np.sqrt(seeds + blocks), rel=1e-12)
-    assert found.freedom == pytest.approx(freedom, rel=1e-12)
-    p = 2 * t.sf(abs(mean) / np.sqrt(seeds + blocks), freedom)
-    assert found.p == pytest.approx(p, rel=1e-9)
+    assert np.array(found.errors) == pytest.approx(np.array(errors), rel=1e-12)
+    assert found.p == pytest.approx(max(2 * t.sf(abs(mean) / e, f) for e, f in errors), rel=1e-9)
+    half = max(e * t.ppf(0.975, f) for e, f in errors)
+    assert found.interval() == pytest.approx((mean - half, mean + half), rel=1e-9)
 
 
 def test_seeds_that_agree_on_the_number_right_do_not_prove_a_difference():
@@ -70,7 +71,7 @@ def test_too_few_seeds_or_blocks_give_no_difference_and_equal_runs_none_that_cou
 
 
 def test_holms_p_values_are_those_of_an_example_by_hand():
-    given = [Difference(0.0, 1.0, 9.0, p) for p in (0.04, 0.01, 0.03, 0.6)]
+    given = [Difference(0.0, ((1.0, 9.0),), p) for p in (0.04, 0.01, 0.03, 0.6)]
 
     assert [each.p for each in holm(given)] == pytest.approx([0.09, 0.04, 0.09, 0.6], rel=1e-12)
     assert holm([]) == []

@@ -79,7 +79,7 @@ def test_panels_stand_side_by_side_with_what_they_show_in_their_titles(data):
         f"floor {after.ece_null:.3f}",
     ]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(legend) == ["accuracy", "calibrated, 95 %", "gap"]
+    assert sorted(legend) == ["95 % per bin", "accuracy", "gap"]
 
 
 def test_the_gap_reaches_from_confidence_to_accuracy_and_chance_is_faint(data):

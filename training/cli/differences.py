@@ -25,33 +25,37 @@ NUM_BINS = 15  # of ECE
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means, with its standard error and that error's degrees of freedom."""
+    """A difference of means, and what chance makes of it."""
 
     mean: float
-    error: float
-    freedom: float
+    errors: tuple[tuple[float, float], ...]  # standard errors, each with its degrees of freedom
     p: float  # two-sided; Holm's, once it is one of several
     num_rows: int = 1  # of the table in which it is one of several
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of this difference alone."""
-        half = float(stdtrit(self.freedom, 1 - SIGNIFICANCE / 2)) * self.error
+        half = self._largest_error(1 - SIGNIFICANCE / 2)
         return self.mean - half, self.mean + half
 
     def smallest(self) -> float:
         """Return the smallest true difference that would have been found 4 times in 5."""
-        levels = [1 - SIGNIFICANCE / 2 / self.num_rows, 0.8]  # of the first row that Holm's finds
-        return float(stdtrit(self.freedom, levels).sum()) * self.error
+        # the level of the first row that Holm's method finds
+        first = self._largest_error(1 - SIGNIFICANCE / 2 / self.num_rows)
+        return first + self._largest_error(0.8)
+
+    def _largest_error(self, level: float) -> float:
+        return max((float(stdtrit(f, level)) * error for error, f in self.errors), default=0.0)
 
 
 def difference(values: FloatArray, block_rows: int = 1) -> Difference | None:
     """Return the mean of paired differences (S, N), with the noise of seeds and of the test split.
 
     The variance is V = V_s + V_b: V_s = variance of the S means over rows / S, and for the means
-    over seeds, summed about the mean m in blocks, V_b = B / (B - 1) sum_b u_b^2 / N^2. The degrees
-    of freedom follow 1 / f = (V_s / V) / (S - 1) + (V_b / V) / (B - 1). Satterthwaite 1946
-    (https://doi.org/10.2307/3002019) takes the squares of both shares; but the share of three seeds
-    is itself so uncertain that his intervals cover 92 % where it is the larger.
+    over seeds, summed about the mean m in blocks, V_b = B / (B - 1) sum_b u_b^2 / N^2. Its degrees
+    of freedom are V^2 / (V_s^2 / (S - 1) + V_b^2 / (B - 1)) (Satterthwaite 1946,
+    https://doi.org/10.2307/3002019). Three seeds can agree by chance, which makes V_s too small and
+    these too many; so the interval is never shorter, and p never lower, than by V_s alone with
+    S - 1 degrees of freedom, which is the paired t-test.
 
     Args:
         values: one row per seed; NaN where a test row is not scored.
@@ -68,16 +72,18 @@ def difference(values: FloatArray, block_rows: int = 1) -> Difference | None:
         return None
     of_seeds = values[:, scored].mean(1)
     mean = float(of_seeds.mean())
-    about_mean = np.where(scored, values.mean(0) - mean, 0.0)
-    sums = np.add.reduceat(about_mean, starts)
+    sums = np.add.reduceat(np.where(scored, values.mean(0) - mean, 0.0), starts)
     seeds = float(of_seeds.var(ddof=1)) / num_seeds
     blocks = float(np.square(sums).sum()) / n**2 * num_blocks / (num_blocks - 1)
-    variance = seeds + blocks
-    if not variance:  # the same run twice
-        return Difference(mean, 0.0, num_seeds - 1, 1.0)
-    freedom = variance / (seeds / (num_seeds - 1) + blocks / (num_blocks - 1))
-    p = 2 * float(stdtr(freedom, -abs(mean) / math.sqrt(variance)))
-    return Difference(mean, math.sqrt(variance), freedom, p)
+    both = seeds + blocks
+    errors: list[tuple[float, float]] = []
+    if both:  # else it is the same run twice
+        freedom = both**2 / (seeds**2 / (num_seeds - 1) + blocks**2 / (num_blocks - 1))
+        errors.append((math.sqrt(both), freedom))
+    if seeds:
+        errors.append((math.sqrt(seeds), num_seeds - 1))
+    p = max((2 * float(stdtr(f, -abs(mean) / error)) for error, f in errors), default=1.0)
+    return Difference(mean, tuple(errors), p)
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
