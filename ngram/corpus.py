@@ -73,10 +73,12 @@ def _decodes(content: bytes, encoding: str) -> bool:
         return False
 
 
-def read_tiny_shakespeare(path: str | None, root: str) -> str:
+def read_tiny_shakespeare(path: str | None, root: str, download: bool = True) -> str:
     """Return the text known as tiny Shakespeare: from `path`, or from a download kept in `root`."""
     file = Path(path or Path(root) / "tinyshakespeare.txt")
     if path is None and not file.exists():
+        if not download:
+            raise DataError(f"{file} is missing; data.download=true downloads it")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             # the file appears only once its content is verified, whoever else asks for it

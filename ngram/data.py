@@ -22,9 +22,10 @@ def sonnets(numbers: list[int] | None = None, **settings: Any) -> Splits:
     return text_splits(partial(read_sonnets, numbers), "sonnets", **settings)
 
 
-def tiny_shakespeare(path: str | None, root: str, **settings: Any) -> Splits:
+def tiny_shakespeare(path: str | None, root: str, download: bool = True, **settings: Any) -> Splits:
     """Return windows over tiny Shakespeare: a copy at `path`, or one downloaded into `root`."""
-    return text_splits(partial(read_tiny_shakespeare, path, root), "tiny Shakespeare", **settings)
+    read = partial(read_tiny_shakespeare, path, root, download)
+    return text_splits(read, "tiny Shakespeare", **settings)
 
 
 def text_file(path: str | None, **settings: Any) -> Splits:

@@ -293,6 +293,18 @@ def test_what_a_setting_calls_is_kept_as_its_value_and_a_reference_as_it_is():
     assert kept.model._get_node("vocab_size")._value() == "${facts.num_classes}"
 
 
+@pytest.mark.parametrize("key", ["optimizer.lr", "trainer.precision", "seed"])
+def test_an_error_shows_what_is_from_the_environment_as_it_was_typed(
+    key, command_line, monkeypatch
+):
+    monkeypatch.setenv("MYSECRET", "-12345671")
+
+    code, out, err = command_line(*TINY, f"{key}=${{oc.decode:${{oc.env:MYSECRET}}}}")
+
+    assert code == 2 and "12345671" not in out + err
+    assert "${oc.env:MYSECRET}" in err and err.count("\n") == 1
+
+
 # --- texts
 
 ODD = "\x1b[2J\x1b]0;title\x07|[/bold]\n\t\u202e\ud800"
@@ -468,6 +480,38 @@ def test_a_checkpoint_to_resume_from_with_another_type_is_one_line(field, value,
     else:
         # as if the log, or the random numbers of this kind of device, had been lost
         assert (field, value) in (("log", {}), ("random", ["x", 1.0, 1]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda right: torch.zeros(1),
+        lambda right: torch.zeros(right.numel() + 1),
+        lambda right: torch.zeros(1).expand(right.shape),
+        lambda right: torch.zeros(right.numel()).as_strided(right.shape, right.stride(), 0)[:-1],
+    ],
+)
+def test_a_state_of_the_optimizer_that_is_smaller_than_its_parameters_is_one_line(make, copied):
+    for file in copied.glob("checkpoints/step-*.pt"):
+        state = torch.load(file, weights_only=True)
+        for each in state["optimizer"]["state"].values():
+            each["exp_avg"] = make(each["exp_avg"])
+        torch.save(state, file)
+
+    with pytest.raises(CheckpointError, match="exp_avg of the optimizer does not fit"):
+        start(compose(*TINY, "trainer.epochs=2"), copied, resumed=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "option"), [("ngram", "tiny_shakespeare"), ("vision", "fashion_mnist")]
+)
+def test_the_data_of_a_folder_is_read_and_not_fetched(task, option, tmp_path):
+    root = f"data.root={tmp_path / 'new'}"
+    cfg = compose(f"data={option}", root, "data.download=true", task=task)
+
+    with pytest.raises(UserError, match=r"data\.download=true downloads it"):
+        instantiate(cfg.data)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_compressed_record_is_refused_before_it_is_unpacked(copied, tmp_path):

@@ -175,6 +175,21 @@ def test_compare_losses_gives_each_loss_its_own_learning_rate_and_all_the_same_s
         assert cfg.optimizer.lr == rates[loss]
 
 
+@pytest.mark.parametrize("name", ["lock", "status.json"])
+def test_a_job_whose_folder_cannot_be_written_has_its_exit_code(name, command_line):
+    words = ("-m", *LIGHT, "seed=1", "hydra.sweep.dir=sweep")
+    assert command_line(*words)[0] == 0
+    (job,) = (file.parent for file in Path("sweep").glob("*/status.json"))
+    (job / "status.json").unlink()
+    (job / name).unlink(missing_ok=True)
+    (job / name).mkdir()
+
+    code, out, err = command_line(*words)
+
+    assert code == 5 and f"{job.name}: failed" in out
+    assert err.startswith(f"{job.name} failed: ") and "Traceback" not in err
+
+
 def test_a_job_that_another_process_is_at_keeps_its_status(command_line):
     job = Path("sweep/cross_entropy-seed1")
     words = ("-m", *LIGHT, "hydra.sweep.dir=sweep", "data=text_file")  # whose path is required

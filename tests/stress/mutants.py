@@ -90,15 +90,15 @@ MUTANTS = [
     Mutant(
         "finished epochs are forgotten",
         STATE,
-        'run.finished, run.best, run.best_step = state["finished"], ',
-        "run.best, run.best_step = ",
+        '("finished", "best", "best_step", "best_epoch")',
+        '("best", "best_step", "best_epoch")',
         SAME,
     ),
     Mutant(
         "the best is forgotten",
         STATE,
-        'run.best, run.best_step = state["finished"], state["best"], state["best_step"]',
-        '_, _ = state["finished"], state["best"], state["best_step"]',
+        '("finished", "best", "best_step", "best_epoch")',
+        '("finished",)',
         SAME,
     ),
     Mutant(

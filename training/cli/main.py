@@ -23,6 +23,7 @@ from training.cli.settings import mistakes_named, place_of, refuse_flags, settin
 from training.cli.sweep import how_jobs_stand, run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
+from training.run.kept_settings import without_secrets
 from training.run.signals import (
     Interrupted,
     answer_in_jobs_only,
@@ -68,8 +69,7 @@ def main(task: str = "") -> None:
     from training.distributed import first_to_fail, from_main, joined  # torch takes seconds
 
     with joined() as store:
-        code = run_command(task, script, from_main, lambda: first_to_fail(store))
-        if code:
+        if code := run_command(task, script, from_main, lambda: first_to_fail(store)):
             sys.exit(code)
 
 
@@ -235,8 +235,7 @@ def _run_hydra(command: Command, words: list[str]) -> None:
 
 def _run(command: Command, cfg: DictConfig, folder: Path, **how: Any) -> "TrainingRun":
     """Train; an error names one of the words that set what was wrong."""
-    # torch: only once the settings are known to compose
-    from training.distributed import lost_process_named
+    from training.distributed import lost_process_named  # torch, once the settings compose
     from training.run.start import start
 
     cfg.resume = None
@@ -245,6 +244,7 @@ def _run(command: Command, cfg: DictConfig, folder: Path, **how: Any) -> "Traini
         with lost_process_named():
             return start(cfg, folder, trusted=command.trusted, command=command.again, **how)
     except (ConfigError, DataError) as error:
-        if not words or any(word.lstrip("+").split("=")[0] in str(error) for word in words):
-            raise
-        raise type(error)(f"{error} ({' '.join(words)})") from error
+        message = without_secrets(str(error), cfg)
+        is_named = any(word.lstrip("+").split("=")[0] in message for word in words)
+        named = message if is_named or not words else f"{message} ({' '.join(words)})"
+        raise type(error)(named) from error

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from training.cli.settings import choices_and_values, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.folder import STATUS, read_status
-from training.run.identity import PLACES, leaves
+from training.run.identity import SOURCES, leaves
 from training.run.kept_settings import as_written, is_call, read_config
 from training.run.untrusted import printable, refuse_links
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
 # Settings that the saved weights were trained under: these cannot change.
 # Where the data and the teacher lie may change: digests of their content are in the checkpoint.
-PLACE = rf"(?!({'|'.join(PLACES)})$)"
-STRUCTURAL = re.compile(rf"{PLACE}(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
+SOURCE = rf"(?!({'|'.join(SOURCES)})$)"
+STRUCTURAL = re.compile(rf"{SOURCE}(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
 def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, dict[str, Any]] | None:

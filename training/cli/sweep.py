@@ -115,9 +115,12 @@ def summarize(folder: Path, again: Sequence[str]) -> int:
     for job in sorted(file.parent for file in folder.glob(f"*/{STATUS}")):
         status = read_status(job)
         if status.get("status") != "complete":
-            print(f"{printable(job.name)}: {status.get('status')}: {status.get('message')}")
-            own = status.get("exit_code")
-            code = code or (own if isinstance(own, int) else 0) or 1
+            how, why = status.get("status", "failed"), status.get("message", f"{STATUS} is empty")
+            print(f"{printable(job.name)}: {how}: {why}")
+            own = status.get("exit_code")  # none where the folder could not be written, or read
+            code = code or (
+                own if type(own) is int and 0 < own < 256 else CheckpointError.exit_code
+            )
     try:
         comparisons = compare(runs := find_runs([folder]))
     except DataError as error:

@@ -86,6 +86,20 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: {bad} is not finite")
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Refuse a state that is smaller than its parameters: fused kernels read beyond its end."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            # other optimizers may keep a value per row, and none of them is fused
+            if "fused" in optimizer.defaults and isinstance(value, Tensor) and value.ndim:
+                end = value.storage_offset() * value.element_size() + value.nbytes
+                if value.shape != parameter.shape or end > value.untyped_storage().nbytes():
+                    raise CheckpointError(
+                        f"{path}: {name} of the optimizer does not fit a parameter of shape"
+                        f" {tuple(parameter.shape)}"
+                    )
+
+
 def first_bad(model: nn.Module) -> str | None:
     """Return the first parameter that is not finite, or buffer that holds NaN, by its name."""
     bad = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]

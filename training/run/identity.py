@@ -11,11 +11,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PLACES = ("data.path", "data.root")
+SOURCES = (*PLACES, "data.download")
 REQUIRED = "???"  # OmegaConf's mark of a value that has to be given
 # settings of what trains; all others change no figure, or reach one of these by interpolation
 SETTINGS = ("data.", "model.", "loss.", "optimizer.", "scheduler.", "trainer.")
-# change no figure; where the data lies does not either, since its digest is kept
-LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every", *PLACES)
+# change no figure; where the data comes from does not either, since its digest is kept
+LEFT_OUT = ("trainer.figures", "trainer.log_every", "trainer.save_every", *SOURCES)
 
 
 def identity(

@@ -50,6 +50,16 @@ def as_written(cfg: DictConfig, is_meant: Callable[[str], bool]) -> DictConfig:
     return OmegaConf.create(escaped(OmegaConf.to_container(cfg)), flags={"allow_objects": True})
 
 
+def without_secrets(message: str, cfg: DictConfig) -> str:
+    """Return a message in which what is from the environment is as it was written."""
+    for key, text in leaves(cfg).items():
+        if is_secret(str(text)):
+            with suppress(OmegaConfBaseException):  # the message may be about just that
+                if value := str(OmegaConf.select(cfg, key)):
+                    message = message.replace(value, str(text))
+    return message
+
+
 def kept_settings(cfg: DictConfig) -> DictConfig:
     """Return settings as a folder has them: references and secrets stay, other calls are made."""
     kept = OmegaConf.create({key: cfg._get_node(key) for key in cfg})

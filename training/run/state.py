@@ -171,6 +171,7 @@ def restore(run: TrainingRun, state: dict[str, Any]) -> None:
     for group, stored in zip(groups, state["optimizer"]["param_groups"], strict=True):
         group["lr"] = stored["lr"]  # of the last step, which may still have to be logged
     optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+    checkpoint.check_optimizer(optimizer, path)
     for name in ("step", "epoch", "visited"):
         setattr(training, name, state[name])
     run.epoch_loss, run.window = RunningLoss(*state["epoch_loss"]), RunningLoss(*state["window"])

@@ -5,7 +5,7 @@ import inspect
 import re
 import textwrap
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -93,16 +93,20 @@ def instantiate(
         if strict and "trusted" in value:
             raise ConfigError(f"{key}.trusted: is no setting; trust a package by --trust PACKAGE")
         is_partial = value.pop("_partial_", False)
+        parameters: Mapping[str, inspect.Parameter] = {}
+        with suppress(ValueError):  # some of C's have no signature
+            parameters = inspect.signature(found).parameters if found else {}
+        if strict and "download" in parameters and f"{key}.download" not in own:
+            value["download"] = False  # a folder may read data, not fetch it
         arguments = {name: build(inner, f"{key}.{name}") for name, inner in value.items()}
         if not found:
             return arguments
         if value is settings and inspect.isclass(found) and not is_partial:
             check_kind(found, issubclass(found, kind))
-        with suppress(ValueError):  # some of C's have no signature
-            for name, parameter in inspect.signature(found).parameters.items():
-                if arguments.get(name, "") is None and parameter.annotation in KINDS:
-                    message = f"{name}=null: must be {KINDS[parameter.annotation]}"
-                    raise ConfigError(_name_setting(node, key, message))
+        for name, parameter in parameters.items():
+            if arguments.get(name, "") is None and parameter.annotation in KINDS:
+                message = f"{name}=null: must be {KINDS[parameter.annotation]}"
+                raise ConfigError(_name_setting(node, key, message))
         if is_partial and not first:
             return partial(found, **arguments)
         try:
