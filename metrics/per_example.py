@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.rows import as_rows, rank_of_targets
+from metrics.rows import as_rows, float64_device, rank_of_targets
 from metrics.sums import Sums
 
 
@@ -30,7 +30,8 @@ class PerExample(Sums):
         self, numbers: Tensor, log_probs: Tensor, targets: Tensor, *, ignore_index: int = -100
     ) -> None:
         """Fill in examples by their numbers (n,) in the split: (n, C, ...), targets (n, ...)."""
-        rows, classes = as_rows(log_probs, targets, log_probs.shape[1], ignore_index)
+        on = float64_device(log_probs.device)
+        rows, classes = as_rows(log_probs.to(on), targets.to(on), log_probs.shape[1], ignore_index)
         log_y = rows.gather(1, classes)
         correct = rank_of_targets(rows, classes, log_y) == 0
         found = torch.stack([-log_y[:, 0], correct, rows.amax(1).double().exp()], 1)

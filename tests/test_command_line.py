@@ -77,7 +77,7 @@ WRONG = {  # what is typed: what is answered
     "--hydra-help=3": r"argument --hydra-help: ignored explicit argument '3'",
     "-m optimizer.lrr=1,2": r"optimizer\.lrr: no such setting; did you mean optimizer\.lr\?",
     "-m loss=mse,mes": r"loss=mes: no such option; did you mean loss=mse\? \(loss: .*\)",
-    "-m hydra/launcher=nothing seed=1,2": r".*pip install -e '\.\[sweep\]'.*",
+    "-m hydra/launcher=nothing seed=1,2": r'.*pip install -e "\.\[sweep\]".*',
     "--trust": r"argument --trust: expected one argument",
     "--trust seed=2": r"--trust seed=2: must be the name of a package",
     "--trust=a:b": r"--trust a:b: must be the name of a package",

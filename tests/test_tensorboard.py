@@ -113,7 +113,7 @@ def test_every_run_announces_the_settings_of_every_loss_and_displays_what_all_ru
     columns = {info.name: info for info in announced.hparam_infos}
     by_name = sorted(columns.values(), key=lambda info: (not info.differs, info.name))
 
-    assert {"loss.gamma", "loss.M", "loss.teacher.run", "loss.weight.scheme"} <= set(columns)
+    assert {"loss.gamma", "loss.M", "loss.alpha", "loss.weight.scheme"} <= set(columns)
     assert set(own.hparams) <= set(columns)
     displayed = [info.name for info in by_name[:5]]
     assert displayed[0] == "loss" and "optimizer.lr" in displayed
