@@ -1,6 +1,7 @@
 """Temperature scaling: the minimum, its symmetries, its ends, and the command line around it."""
 
 import io
+import json
 import math
 import re
 import zipfile
@@ -14,7 +15,13 @@ from test_metrics import sample
 from torch.nn import functional as F
 
 from losses import CrossEntropyLoss
-from metrics import Metrics, apply_temperature, fit_temperature, fit_temperature_in_chunks
+from metrics import (
+    Metrics,
+    apply_temperature,
+    fit_temperature,
+    fit_temperature_in_chunks,
+    report,
+)
 from scripts import calibrate
 from training.data import Split
 from training.evaluation import evaluate, recalibrate
@@ -338,12 +345,51 @@ def test_logits_from_a_file_give_the_table_that_papers_print(command, arrays, tm
     code, out, _ = command("--logits", tmp_path / "resnet.npz")
 
     assert code == 0
-    row = next(line for line in out.splitlines() if "resnet" in line)
-    error, ece, ece_after = (
-        f"{100 * value:.2f}" for value in (1 - before["accuracy"], before["ece"], after["ece"])
-    )
-    expected = ["resnet", error, ece, f"{ece_after} ({fit.temperature:.4g})"]
-    assert [cell.strip() for cell in row.split("\u2502")[1:-1]] == expected
+    row = next(i for i, line in enumerate(out.splitlines()) if "resnet" in line)
+    percent = {name: f"{100 * value:.2f}" for name, value in before.items()}
+    error, ece_after = (f"{100 * value:.2f}" for value in (1 - before["accuracy"], after["ece"]))
+    scores = [f"{before[name]:.4f}" for name in ("nll", "brier")]
+    end = [percent["ece"], percent["ece_null"], ece_after, f"({fit.temperature:.4g})"]
+    assert out.splitlines()[row].split() == ["resnet", error, *scores, *end]
+    interval = f"[{percent['ece_low']}, {percent['ece_high']}]"
+    assert out.splitlines()[row + 1].strip() == interval
+
+
+def test_out_gets_the_diagram_every_figure_and_the_row(command, arrays, tmp_path):
+    np.savez(tmp_path / "a|b.npz", **arrays)
+    halved = arrays | {"logits": arrays["logits"].copy()}
+    halved["logits"][0, arrays["labels"][0]] = -np.inf  # its nll is infinite
+    np.savez(tmp_path / "inf.npz", **halved)
+
+    folder = tmp_path / "new" / "out"
+
+    code, *_ = command("--logits", tmp_path / "a|b.npz", "--out", folder)
+
+    assert code == 0
+    assert {file.name for file in folder.iterdir()} == {"reliability.png", "report.json", "row.md"}
+    assert (folder / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    figures = json.loads((folder / "report.json").read_text())
+    fit_on = (arrays["labels"], arrays["logits"])
+    assert figures == report(arrays["labels"], logits=arrays["logits"], fit_on=fit_on).to_dict()
+    headings, _, row = (folder / "row.md").read_text().splitlines()[:3]
+    assert row.replace("\\|", "").count("|") == headings.count("|") == 8
+    assert row.startswith(f"| a\\|b | {100 * (1 - figures['accuracy']):.2f} | ")
+    assert f" | {100 * figures['ece']:.2f} [{100 * figures['ece_low']:.2f}, " in row
+
+    others = ("--fit-on", tmp_path / "a|b.npz", "--out", folder)
+    assert command("--logits", tmp_path / "inf.npz", *others)[0] == 0
+    assert json.loads((folder / "report.json").read_text())["nll"] is None
+
+
+def test_a_folder_that_cannot_be_written_loses_no_table(command, arrays, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+
+    code, out, err = command("--logits", tmp_path / "a.npz", "--out", tmp_path / "a.npz" / "out")
+
+    assert code == 5
+    assert "ECE after (T)" in out
+    assert err == f"error: {tmp_path}/a.npz/out: cannot be written (Not a directory)\n"
+    assert command("some-run", "--out", "out")[0] == 2
 
 
 def test_the_temperature_can_be_fitted_on_another_file(command, arrays, tmp_path):

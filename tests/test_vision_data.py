@@ -29,7 +29,7 @@ def numbered(counts, test=None):
     pixels = torch.zeros(len(targets), 1, 4, 4, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(len(targets)) % 256
     pixels[:, 0, 0, 1] = torch.arange(len(targets)) // 256
-    return Split(pixels, targets), tuple("abcdefghij"[: len(counts)]), test
+    return Split(pixels, targets), tuple("abcdefghij"[: len(counts)]), test, 4
 
 
 def numbers(split):

@@ -15,6 +15,8 @@ from PIL.TiffImagePlugin import IFDRational
 from sklearn.datasets import load_digits
 
 from training.errors import DataError
+from training.run.folder import read_metrics
+from training.run.start import start
 from training.run.targets import instantiate
 from vision.images import middle_square, open_images, read_digits, read_folder, read_torchvision
 
@@ -157,7 +159,7 @@ def test_train_and_test_folders_are_kept_apart(folder, tmp_path):
         (tmp_path / "both").mkdir(exist_ok=True)
         (tmp_path / "both" / part).symlink_to(folder)
 
-    train, _, test = read_folder(tmp_path / "both", 1, 8, True)
+    train, _, test, _ = read_folder(tmp_path / "both", 1, 8, True)
 
     assert len(train) == len(test) == 20
 
@@ -316,3 +318,20 @@ def test_a_folder_whose_name_is_not_utf8_is_a_class_with_its_bytes_escaped(folde
     code, _, err = command_line("data=image_folder", "data.root=caf\udce9", task="vision")
     assert (code, err.count("\n")) == (2, 1) and "must be UTF-8" in err
     assert read_folder(folder, 1, 8, True)[1] == ("caf\\xe9", "dogs")
+
+
+def test_the_size_of_training_images_before_they_were_scaled_is_kept_for_predictions(tmp_path):
+    for name, sides in (("a", (20, 24, 30)), ("b", (24, 24, 90))):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i, side in enumerate(sides):
+            Image.new("L", (side, side + 5)).save(tmp_path / "own" / name / f"{i}.png")
+
+    cfg = compose(
+        *("data=image_folder", f"data.root={tmp_path / 'own'}", "data.resize=true", "debug=smoke"),
+        *("data.channels=1", "data.image_size=8", "data.mean=[0.5]", "data.std=[0.5]"),
+        task="vision",
+    )
+    start(cfg, tmp_path / "run")
+
+    (line,) = (line for line in read_metrics(tmp_path / "run") if line["split"] == "data")
+    assert line["shorter_side"] == 24

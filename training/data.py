@@ -72,7 +72,8 @@ class Splits:
     `calibration` is for fitting temperatures and weights of mixtures, nothing else. `class_counts`
     (C,) int64 counts the targets of the training split. `protocol` says in one line what the
     figures were measured on and is shown beside them. `block_size` consecutive test examples are
-    one draw of chance: 1 where examples are independent, more for pieces of one text.
+    one draw of chance: 1 where examples are independent, more for pieces of one text. `numbers`
+    about the data are kept in metrics.jsonl, for scripts of the task that read a run back.
     """
 
     train: Split
@@ -83,6 +84,7 @@ class Splits:
     class_names: tuple[str, ...] = field(repr=False)
     protocol: str
     block_size: int = 1
+    numbers: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -162,7 +164,7 @@ def make_splits(
     given = {"train": train, "val": val, "calibration": calibration, "test": test}
     found = {name: _read(name, pair) for name, pair in given.items() if pair is not None}
     empty = found["train"].first(0)
-    splits = {name: found.get(name, empty) for name in NAMES}
+    splits: dict[str, Any] = {name: found.get(name, empty) for name in NAMES}
     largest = max(int(split.targets.max()) for split in found.values() if len(split))
     names = tuple(class_names) or tuple(str(k) for k in range(largest + 1))
     targets = splits["train"].targets.flatten()

@@ -92,7 +92,7 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
         name: what the images are called beside the figures.
         settings: see `ImageSettings`.
     """
-    images, names, published_test = read()
+    images, names, published_test, side = read()
     if published_test:
         settings.check_no_test_share()
     if settings.channels == 3 and images.inputs.shape[1] == 1:  # grey, for a model of colours
@@ -110,8 +110,8 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
     if not len(train):
         raise DataError(f"{name}: no training images are left; give more, or change data.split")
     sizes = " / ".join(f"{len(part):,}" for part in (train, val, calibration, test))
-    side = settings.image_size
-    about = f"{name}: {len(names)} classes, {side}x{side}x{settings.channels}, {sizes}"
+    shape = f"{settings.image_size}x{settings.image_size}x{settings.channels}"
+    about = f"{name}: {len(names)} classes, {shape}, {sizes}"
     about += " train / val / calibration / test"
     if published_test:
         about += " (the published one)"
@@ -119,7 +119,9 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
         about += f", training classes thinned to {settings.imbalance:g}"
     class_counts = torch.bincount(train.targets, minlength=len(names))
     train = replace(train, augment=replace(settings.augment, num_classes=len(names)))
-    return Splits(train, val, calibration, test, class_counts, names, about)
+    # of images that were not scaled, image_size says it all
+    numbers = {"shorter_side": float(side)} if side != settings.image_size else {}
+    return Splits(train, val, calibration, test, class_counts, names, about, numbers=numbers)
 
 
 def in_pixels(numbers: Sequence[float]) -> Tensor:

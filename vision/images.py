@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
@@ -30,8 +31,9 @@ TURNS = {
     8: Transpose.ROTATE_90,
 }
 
-# images (N, C, S, S) uint8, the names of their classes, the images of a separate test split, if any
-ImageSet = tuple[Split, tuple[str, ...], Split | None]
+# images (N, C, S, S) uint8, the names of their classes, the images of a separate test split if any,
+# and the median of the training images' shorter sides in pixels, before they were scaled
+ImageSet = tuple[Split, tuple[str, ...], Split | None, float]
 
 
 def read_digits() -> ImageSet:
@@ -40,7 +42,7 @@ def read_digits() -> ImageSet:
 
     digits = load_digits()
     pixels = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)[:, None]
-    return Split(pixels, torch.from_numpy(digits.target).long()), tuple("0123456789"), None
+    return Split(pixels, torch.from_numpy(digits.target).long()), tuple("0123456789"), None, 8
 
 
 def read_torchvision(dataset: str, root: Path, download: bool) -> ImageSet:
@@ -58,7 +60,8 @@ def read_torchvision(dataset: str, root: Path, download: bool) -> ImageSet:
                 for file in packed:
                     (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
             parts = [dataset_class(folder, train, download=download) for train in (True, False)]
-        return _images_of(parts[0]), tuple(parts[0].classes), _images_of(parts[1])
+        train, test = map(_images_of, parts)
+        return train, tuple(parts[0].classes), test, train.inputs.shape[-1]
     except Exception as error:  # files that are missing, damaged or out of reach raise many types
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = "" if download else "; data.download=true downloads it"
@@ -103,7 +106,7 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
         classes = [
             [f for f in sorted(part.iterdir()) if f.is_dir() and _is_data(f)] for part in parts
         ]
-        files = [[_image_files(folder) for folder in folders] for folders in classes]
+        files = [[image_files(folder) for folder in folders] for folders in classes]
     except OSError as error:
         raise DataError(f"data.root={root}: {error.filename}: {error.strerror}") from None
     # a name that is not UTF-8 is shown with its bytes escaped
@@ -113,8 +116,8 @@ def read_folder(root: Path, channels: int, image_size: int, resize: bool) -> Ima
     if others and names != others[0]:
         different = ", ".join(sorted(set(names) ^ set(others[0])))
         raise DataError(f"data.root={root}: train and test must have the same classes: {different}")
-    train, *test = (_read(of_part, channels, image_size, resize) for of_part in files)
-    return train, tuple(names), test[0] if test else None
+    (train, side), *test = (_read(of_part, channels, image_size, resize) for of_part in files)
+    return train, tuple(names), test[0][0] if test else None, side
 
 
 def _is_data(path: Path) -> bool:
@@ -122,7 +125,7 @@ def _is_data(path: Path) -> bool:
     return not path.name.startswith(".") and path.name != "__MACOSX"
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """Return the image files in a folder and in those below it, links to folders among them."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -144,21 +147,22 @@ def in_utf8(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _read(classes: list[list[Path]], channels: int, side: int, resize: bool) -> Split:
+def _read(classes: list[list[Path]], channels: int, side: int, resize: bool) -> tuple[Split, float]:
+    """Return the images, with the median of their shorter sides."""
     pixels: list[Tensor] = []
-    first_size: tuple[int, int] | None = None
+    sizes: list[tuple[int, int]] = []
     files = [file for files in classes for file in files]
     for file, image in zip(files, open_images(files, channels), strict=True):
-        first_size = first_size or image.size
-        if image.size != first_size and not resize:
-            size, earlier = (" x ".join(map(str, s)) for s in (image.size, first_size))
+        sizes.append(image.size)
+        if image.size != sizes[0] and not resize:
+            size, earlier = (" x ".join(map(str, s)) for s in (image.size, sizes[0]))
             raise DataError(
                 f"{file}: image {len(pixels)} (from 0) is {size}, those before are {earlier};"
                 f" data.resize=true scales all of them to {side} x {side}"
             )
         pixels.append(middle_square(image, side))
     targets = torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, classes)]))
-    return Split(torch.stack(pixels), targets)
+    return Split(torch.stack(pixels), targets), median(map(min, sizes))
 
 
 def open_images(files: Iterable[Path], channels: int) -> Iterator[Image.Image]:

@@ -111,7 +111,7 @@ def read_archive(file: Path) -> str:
 
 def read_idx(file: Path) -> str:
     """Read Fashion-MNIST's layout, of which `file` is one; say what is wrong with it."""
-    train, _, test = read_torchvision("FashionMNIST", file.parents[2], False)
+    train, _, test, _ = read_torchvision("FashionMNIST", file.parents[2], False)
     same = len(train) == len(train.inputs) and test is not None and train.inputs.ndim == 4
     return "" if same else "images and labels of different number"
 

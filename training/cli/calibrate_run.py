@@ -1,28 +1,36 @@
 """Fit a temperature, and print error and ECE before and after, as papers do.
 
     python scripts/calibrate.py outputs/RUN...
-    python scripts/calibrate.py --logits FILE.npz
+    python scripts/calibrate.py --logits FILE.npz --out FOLDER
 
 T is fitted on a run's calibration split and measured on its test split. FILE.npz holds arrays
 `logits` (N, C) and `labels` (N,). By default T is fitted on the rows that it is measured on, which
 for a single number flatters the result only a little; `--fit-on OTHER.npz` fits it on other rows.
+FOLDER gets reliability.png, report.json with every figure, and the row of the table as row.md.
 """
 
+import io
+import json
+import math
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
 import metrics
 from metrics import MetricsReport
 from training.cli.script import Parser, run_script
+from training.cli.tables import escape_markdown
 from training.errors import CheckpointError, ConfigError, DataError
 from training.evaluation import evaluate, recalibrate
 from training.run.finished import load_run
+from training.run.folder import write_file, writing
+from training.run.report import markdown_rows
 
 
 def main() -> None:
@@ -37,20 +45,27 @@ def calibrate() -> None:
     source.add_argument("runs", nargs="*", default=[], metavar="RUN", help="run folder")
     source.add_argument("--logits", type=Path, metavar="FILE", help="npz with logits and labels")
     parser.add_argument("--fit-on", type=Path, metavar="OTHER", help="npz to fit T on (FILE)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write diagram, figures, row")
     parser.add_argument("--data", default="", metavar="PATH", help="where a run's data is now")
     parser.add_trust()
     arguments = parser.parse_args()
-    if arguments.fit_on and not arguments.logits:
-        raise ConfigError("--fit-on needs --logits: a run has its own calibration split")
+    if (arguments.fit_on or arguments.out) and not arguments.logits:
+        raise ConfigError("--fit-on and --out need --logits: a run has its own split and diagram")
     if arguments.logits:
         rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
-        print_rows(rows, f"T fitted on {arguments.fit_on or 'the same rows'}")
+        protocol = f"T fitted on {arguments.fit_on or 'the same rows'}"
     else:
         rows = {
             Path(run).name: calibrate_run(run, arguments.trust, arguments.data)
             for run in arguments.runs
         }
-        print_rows(rows, "test split, T fitted on the calibration split")
+        protocol = "test split, T fitted on the calibration split"
+    protocol = f"error, ECE and floor in %, ECE with 15 bins; {protocol}"
+    try:
+        if arguments.out:
+            write_files(arguments.out, rows, protocol)
+    finally:
+        print_rows(rows, protocol)
 
 
 def calibrate_run(folder: str, trusted: list[str], data: str = "") -> MetricsReport:
@@ -115,19 +130,50 @@ def read_logits(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def print_rows(rows: dict[str, MetricsReport], protocol: str) -> None:
-    """Print a row each: error, ECE, and ECE after temperature with T in brackets, in percent."""
-    headings = ("error", "ECE", "ECE after (T)")
-    numbers = (Column(heading, justify="right", no_wrap=True) for heading in headings)
-    table = Table(Column("", overflow="fold"), *numbers)
+def table(rows: dict[str, MetricsReport]) -> list[list[str]]:
+    """Return headings and rows: error and ECE in percent, as papers print them, and the scores.
+
+    ECE has its 95 % interval, and beside it the floor that chance alone gives it.
+    """
+    cells = [["", "error", "nll", "Brier", "ECE [95 %]", "floor", "ECE after (T)"]]
     for name, report in rows.items():
-        figures = report.to_dict()
-        shares = 1 - figures["accuracy"], figures["ece"], figures["ece_temperature"]
-        error, ece, ece_after = (f"{100 * share:.2f}" for share in shares)
-        table.add_row(name, error, ece, f"{ece_after} ({figures['temperature']:.4g})")
+        figures = report.to_dict() | {"error": 1 - report.metrics["accuracy"]}
+        percent = {key: f"{100 * value:.2f}" for key, value in figures.items()}
+        scores = [f"{figures[key]:.4f}" for key in ("nll", "brier")]
+        ece = "{ece} [{ece_low}, {ece_high}]".format_map(percent)
+        after = f"{percent['ece_temperature']} ({figures['temperature']:.4g})"
+        cells.append([name, percent["error"], *scores, ece, percent["ece_null"], after])
+    return cells
+
+
+def print_rows(rows: dict[str, MetricsReport], protocol: str) -> None:
+    """Print the table, no number cut at 80 columns, and where T = 1 was kept."""
+    headings, *cells = table(rows)
+    columns = (Column(heading, justify="right", no_wrap=True) for heading in headings[1:])
+    shown = Table(Column("", overflow="fold"), *columns, box=SIMPLE_HEAD, collapse_padding=True)
+    for name, *figures in cells:
+        shown.add_row(name, *(figure.replace(" [", "\n[") for figure in figures))
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
-    console.print(f"in %, ECE with 15 bins; {protocol}")
-    console.print(table)
+    console.print(protocol)
+    console.print(shown)
     for name, report in rows.items():
         if report.fit and report.fit.kept_because:
             console.print(f"{name}: T = 1 is kept: {report.fit.kept_because}", soft_wrap=True)
+
+
+def write_files(folder: Path, rows: dict[str, MetricsReport], protocol: str) -> None:
+    """Write the table as row.md, and of the last row the diagrams and every figure by its name.
+
+    A figure that is not finite is null in report.json.
+    """
+    *_, report = rows.values()
+    diagram = io.BytesIO()
+    report.figure().savefig(diagram, format="png")
+    figures = {k: v if math.isfinite(v) else None for k, v in report.to_dict().items()}
+    cells = [[escape_markdown(name), *figures] for name, *figures in table(rows)]
+    row = f"{markdown_rows(cells)}\n\n{protocol}\n"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "reliability.png", diagram.getvalue())
+    write_file(folder / "report.json", (json.dumps(figures, indent=1) + "\n").encode())
+    write_file(folder / "row.md", row.encode("utf-8", "backslashreplace"))

@@ -15,6 +15,7 @@ from rich.text import Text
 from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS
 from training.run.folder import write_file
+from training.run.report import markdown_rows
 
 # headings of what a narrow screen does without, from the first to the last that it gives up
 LESS_IMPORTANT = (
@@ -98,10 +99,8 @@ def markdown(comparison: Comparison) -> str:
     for row in cells(comparison):
         texts = [(escape_markdown(cell.plain), cell.style) for cell in row]
         rows.append([f"**{text}**" if bold else text for text, bold in texts])
-    rows.insert(1, ["---"] + ["---:"] * (len(rows[0]) - 1))
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     below = "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes)
-    return f"{escape_markdown(comparison.protocol)}\n\n{table}\n\n{below}\n"
+    return f"{escape_markdown(comparison.protocol)}\n\n{markdown_rows(rows)}\n\n{below}\n"
 
 
 def escape_markdown(text: str) -> str:

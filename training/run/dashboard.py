@@ -27,6 +27,7 @@ SHOWN = {  # the figures that TensorBoard draws, 25 at most; `metrics.jsonl` has
         *("temperature", "nll_temperature", "ece_temperature"),
     ),
     "time": ("examples_per_s", "seconds"),
+    "data": (),
 }
 # Five columns of HParams are displayed: those marked as different, then by name.
 DISPLAYED = ("loss", "model", "optimizer.lr", "trainer.batch_size", "trainer.epochs")

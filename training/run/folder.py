@@ -133,7 +133,7 @@ def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True)
 
     Temporary name, fsync, rename, fsync of the folder: after a power cut, too, where `durable`.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f"{path.name}.{os.getpid()}.tmp"  # `path` may be "."
     with writing(path, len(content)):
         try:
             temporary.unlink(missing_ok=True)  # of a process that died, or a link

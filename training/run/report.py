@@ -51,9 +51,13 @@ def print_table(console: Console, rows: dict[str, dict[str, float]], columns: li
 
 def markdown_table(rows: dict[str, dict[str, float]], columns: list[str]) -> str:
     """Return the same table as text, as TensorBoard shows it."""
-    headings, *cells = _cells(rows, columns)
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows(_cells(rows, columns))
+
+
+def markdown_rows(cells: list[list[str]]) -> str:
+    """Return headings and rows as a table of Markdown, all but the first column to the right."""
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
 
 
 def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:

@@ -89,6 +89,8 @@ def train(run: TrainingRun, again: str) -> None:
     try:
         if run.log:
             run.log.start(run.identity, run.config, run.training.step, final_tags(run))
+            if run.splits.numbers and not run.training.step:
+                run.log.scalars("data", run.splits.numbers, 0)
         with lost_process_named():
             fit(run)
             finish(run)
