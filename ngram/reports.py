@@ -100,6 +100,8 @@ class KneserNeyBaseline:
 class WordEmbedding:
     """At the end of a run, log the embeddings of the most frequent words for the Projector.
 
+    It shows each word as a square, coloured by how frequent the word is.
+
     Args:
         words: how many words, 0 for none.
     """
@@ -121,6 +123,7 @@ class WordEmbedding:
             }
             vectors = embedding.weight.detach().cpu()[ids]
             heights = counts[ids].double().log1p().numpy()
-            colours = torch.tensor(colormaps["viridis"](heights / heights.max()))[:, :3]
-            context.log.embedding("words", vectors, columns, context.step, colours=colours)
+            colours = torch.tensor(colormaps["viridis"](heights / heights.max())).float()
+            squares = colours[:, :3, None, None].expand(-1, -1, 8, 8)
+            context.log.embedding("words", vectors, columns, context.step, squares)
         return Report()

@@ -9,20 +9,20 @@ a network that gives the loss its logits beside one that gives it their softmax,
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 import losses
-from losses import CrossEntropyLoss, DistillationLoss
+from losses import CrossEntropyLoss
 from training.cli.script import Parser, run_script
 from training.run.folder import tensorboard_on
 
@@ -31,6 +31,7 @@ Curves = dict[str, Tensor]  # the label of each curve, and its height at each x
 X_LABEL = "probability of the true class"
 P = torch.linspace(0.005, 0.995, 199, dtype=torch.float64)
 HEIGHTS = torch.logspace(0, 4, 200, dtype=torch.float64)
+STEPS = torch.arange(1, 201)
 LOADED_DIE = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64)
 
 LOSSES = {
@@ -44,7 +45,9 @@ LOSSES = {
     "mse_rescaled / (k + 1) M^2": losses.RescaledMSELoss(k=15, M=30),
     "bce": losses.OneVsRestBCELoss(),
     "hinge, crammer_singer": losses.HingeLoss(),
-    "distillation": DistillationLoss(lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1),
+    "distillation": losses.DistillationLoss(
+        lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1
+    ),
 }
 # What a model puts out if it means the probabilities p under a loss; elsewhere it is log p.
 OUTPUTS = {
@@ -126,8 +129,7 @@ def pipeline_curves(steps: Tensor) -> Curves:
     """
     digits = load_digits()
     inputs = torch.tensor(digits.data / 16).float()
-    train, test = inputs[::2], inputs[1::2]
-    targets, held_out = torch.tensor(digits.target[::2]), torch.tensor(digits.target[1::2])
+    targets = torch.tensor(digits.target)
     curves: Curves = {}
     for name, outputs_of in (("right", lambda logits: logits), ("wrong", lambda z: z.softmax(1))):
         model, found = nn.Linear(64, 10), []
@@ -135,12 +137,13 @@ def pipeline_curves(steps: Tensor) -> Curves:
         nn.init.zeros_(model.bias)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
         for _ in range(int(steps.max())):
-            loss = F.cross_entropy(outputs_of(model(train)), targets)
+            loss = F.cross_entropy(outputs_of(model(inputs[::2])), targets[::2])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():  # the probabilities are the softmax of the logits in both
-                found.append((loss.item(), F.cross_entropy(model(test), held_out).item()))
+                test_nll = F.cross_entropy(model(inputs[1::2]), targets[1::2])
+            found.append((loss.item(), test_nll.item()))
         chosen = torch.tensor(found, dtype=torch.float64)[steps.long() - 1]
         curves[f"{name}: its loss"] = chosen[:, 0]
         curves[f"{name}: test nll, {chosen[-1, 1]:.2f} in the end"] = chosen[:, 1]
@@ -149,30 +152,28 @@ def pipeline_curves(steps: Tensor) -> Curves:
 
 def merged(curves: Curves) -> Curves:
     """Return the curves with one label for all that lie in the same place."""
-    groups: dict[str, tuple[list[str], Tensor]] = {}
+    labels: dict[tuple[float, ...], list[str]] = {}
     for label, y in curves.items():
-        same = (names for names, other in groups.values() if torch.allclose(y, other))
-        if names := next(same, None):
-            names.append(label)
-        else:
-            groups[label] = [label], y
-    return {" = ".join(names): y for names, y in groups.values()}
+        labels.setdefault(tuple(y.round(decimals=6).tolist()), []).append(label)
+    return {" = ".join(names): torch.tensor(y) for y, names in labels.items()}
 
 
 def mark_losses(axes: Axes) -> None:
     """Write the cross-entropy at three probabilities beside its curve."""
+    axes.set_ylim(-0.1, 5)
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "bbox": white}
     for p in (1.0, 0.1, 0.01):
         loss = abs(math.log(p))
         axes.plot(p, loss, "o", color="black", markersize=4, clip_on=False)
         text = f"p = {p:g}: {loss:.2f}" if loss else "p = 1: 0"
-        place = {"xytext": (8, 8), "textcoords": "offset points", "fontsize": 9}
-        white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-        side = "right" if p == 1 else "left"
-        axes.annotate(text, (p, loss), **place, bbox=white, horizontalalignment=side)
+        axes.annotate(text, (p, loss), (8, 8), ha="right" if p == 1 else "left", **style)
 
 
 def mark_ratios(axes: Axes) -> None:
     """Write how many times the one gradient is the other, where the model is sure and where not."""
+    title = "gradient at the logit; below: cross-entropy's in multiples of squared error's"
+    axes.set(ylim=(-1.25, 0.05), title=title)
     places = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
     binary, squared = gradient_curves(places).values()
     for a, ratio in zip(places.tolist(), (binary / squared).tolist(), strict=True):
@@ -182,47 +183,39 @@ def mark_ratios(axes: Axes) -> None:
 
 def mark_pipelines(axes: Axes) -> None:
     """Write what each of the two computes."""
+    axes.set(ylim=(0, 2.4), title="logits into the loss, and softmax before it")
     axes.text(20, 0.03, "right: logits -> [log_softmax -> NLL]", fontsize=9)
     axes.text(70, 2.27, "wrong: logits -> softmax -> [log_softmax -> NLL]", fontsize=9)
 
 
-LOG = {"xscale": "log", "yscale": "log"}
-GRADIENT = {
-    "ylim": (-1.25, 0.05),
-    "title": "gradient at the logit; below: cross-entropy's in multiples of squared error's",
+# the curves, their x, and the labels of both axes
+FIGURES: dict[str, tuple[Callable[[Tensor], Curves], Tensor, str, str]] = {
+    "loss_of_a_probability": (loss_curves, P, X_LABEL, "loss"),
+    "gradient_at_the_logit": (gradient_curves, P, "a = sigmoid(z), target 1", "dloss / dz"),
+    "smoothing_floor": (smoothing_curves, P, X_LABEL, "loss"),
+    "bits": (bit_curves, P, "share of throws expected to show the loaded face", "bits"),
+    "log_softmax": (log_softmax_curves, HEIGHTS, "z, of logits (z, 0, -z)", "-log softmax"),
+    "softmax_before_the_loss": (pipeline_curves, STEPS, "step", "nats"),
 }
-PIPELINE = {"ylim": (0, 2.4), "title": "logits into the loss, and softmax before it"}
-# the curves, their x, the labels of both axes, further settings of these, and what is written there
-FIGURES: dict[str, tuple[Any, Tensor, str, str, dict[str, Any], Any]] = {
-    "loss_of_a_probability": (loss_curves, P, X_LABEL, "loss", {"ylim": (-0.1, 5)}, mark_losses),
-    "gradient_at_the_logit": (
-        *(gradient_curves, P, "a = sigmoid(z), target 1", "dloss / dz"),
-        *(GRADIENT, mark_ratios),
-    ),
-    "smoothing_floor": (smoothing_curves, P, X_LABEL, "loss", {}, None),
-    "bits": (bit_curves, P, "share of throws expected to show the loaded face", "bits", {}, None),
-    "log_softmax": (
-        *(log_softmax_curves, HEIGHTS, "z, of logits (z, 0, -z)", "-log softmax"),
-        *(LOG, None),
-    ),
-    "softmax_before_the_loss": (
-        *(pipeline_curves, torch.arange(1, 201), "step", "nats"),
-        *(PIPELINE, mark_pipelines),
-    ),
+MARKS: dict[str, Callable[[Axes], object]] = {  # what else a figure shows
+    "loss_of_a_probability": mark_losses,
+    "gradient_at_the_logit": mark_ratios,
+    "log_softmax": lambda axes: axes.set(xscale="log", yscale="log"),
+    "softmax_before_the_loss": mark_pipelines,
 }
 
 
 def draw(name: str) -> Figure:
     """Draw a figure of the above, with its legend beside it."""
-    curves_of, x, xlabel, ylabel, further, mark = FIGURES[name]
+    curves_of, x, xlabel, ylabel = FIGURES[name]
     figure = Figure(figsize=(9.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, (label, y) in enumerate(merged(curves_of(x)).items()):
-        axes.plot(x, y, label=label, linestyle=("-", "--", ":")[i % 3], color=f"C{i}")
-    axes.set(**{"title": name.replace("_", " "), "xlabel": xlabel, "ylabel": ylabel} | further)
+        axes.plot(x, y, label=label, linestyle=("-", "--", ":")[i % 3])
+    axes.set(title=name.replace("_", " "), xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
-    if mark:
-        mark(axes)
+    if name in MARKS:
+        MARKS[name](axes)
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
@@ -235,8 +228,9 @@ def main() -> None:
     with SummaryWriter(str(out)) as writer:
         for name in FIGURES:
             file = out / f"{name}.png"
-            draw(name).savefig(file, dpi=120)
-            writer.add_image(f"losses/{name}", imread(file), dataformats="HWC")
+            figure = draw(name)
+            figure.savefig(file, dpi=120)
+            writer.add_figure(f"losses/{name}", figure)
             print(file)
     print(tensorboard_on(out))
 

@@ -339,7 +339,7 @@ def test_a_comparison_of_odd_names_steers_no_terminal_and_breaks_no_table(copied
 
 def test_metadata_of_the_projector_has_a_line_per_point(tmp_path):
     log, columns = RunLog(tmp_path), {"a": ["x\ty", "u\nv"], "b": ["1", "2"]}
-    log.embedding("x", torch.eye(2), columns, 1, colours=torch.zeros(2, 3))
+    log.embedding("x", torch.eye(2), columns, 1, torch.zeros(2, 3, 8, 8))
     log.close()
 
     (file,) = tmp_path.rglob("metadata.tsv")

@@ -54,11 +54,8 @@ class Split:
 
     def to(self, device: torch.device) -> "Split":
         """Return the same examples on `device`."""
-        fields: dict[str, Any] = {}
-        for name in ("inputs", "targets", "mean", "std"):
-            tensor = getattr(self, name)
-            fields[name] = None if tensor is None else tensor.to(device)
-        return replace(self, **fields)
+        tensors: dict[str, Any] = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def first(self, n: int | None) -> "Split":
         """Return the first `n` examples, or all for None."""

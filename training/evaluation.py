@@ -52,12 +52,12 @@ def evaluate(
     device, ignore_index = split.targets.device, loss_fn.ignore_index
     metrics = Metrics(num_classes, ignore_index=ignore_index, device=device)
     other = Calibration(device=device)  # of the link that is not reported
-    checked = False
+    by_own_link = loss_fn.link == "own"
+    batches = logits_of(model, split, num_classes, shared=True)
     with same_refusal():
-        for logits, inputs, targets, numbers in logits_of(model, split, num_classes, shared=True):
-            if not checked:
+        for i, (logits, inputs, targets, numbers) in enumerate(batches):
+            if i == 0:
                 loss_fn.check(logits, targets)
-                checked = True
             # a link may make probabilities of logits that are not finite
             if not (math.isfinite(logits.sum().item()) or logits.isfinite().all()):
                 raise DivergedError("the model's logits are not finite, it is not scored")
@@ -67,8 +67,7 @@ def evaluate(
             if examples:
                 examples.update(numbers, log_probs, targets, ignore_index=ignore_index)
             if loss_fn.link_differs:
-                softmax = loss_fn.link == "own"
-                unreported = logits.log_softmax(1) if softmax else loss_fn.own_log_probs(logits)
+                unreported = logits.log_softmax(1) if by_own_link else loss_fn.own_log_probs(logits)
                 other.update_rows(unreported, targets, ignore_index=ignore_index)
     metrics.all_reduce()
     if examples:
@@ -76,9 +75,8 @@ def evaluate(
     figures = metrics.compute()
     if loss_fn.link_differs:
         other.all_reduce()
-        links = ("own", "softmax") if loss_fn.link == "own" else ("softmax", "own")
-        figures[f"ece_{links[0]}"] = figures["ece"]
-        figures[f"ece_{links[1]}"] = expected_error(other.bins())
+        figures[f"ece_{loss_fn.link}"] = figures["ece"]
+        figures["ece_softmax" if by_own_link else "ece_own"] = expected_error(other.bins())
     return MetricsReport(figures, metrics.bins())
 
 
@@ -111,15 +109,16 @@ def logits_of(
         inputs, targets = split.batch(slice(start, start + size))
         numbers = torch.arange(start, start + len(targets), device=targets.device)
         if not has_features_and_head(model):
-            yield from _pieces(part, model(inputs), inputs, targets, numbers)
+            yield from pieces(part, model(inputs), inputs, targets, numbers)
             continue
         features = model.features(inputs)  # type: ignore[operator]
-        for some, *others in _pieces(PARTS * part, features, inputs, targets, numbers):
+        for some, *others in pieces(PARTS * part, features, inputs, targets, numbers):
             logits = model.head(some)  # type: ignore[operator]
-            yield from _pieces(part, logits, *others)
+            yield from pieces(part, logits, *others)
 
 
-def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same few rows of each tensor, until there are no more."""
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 

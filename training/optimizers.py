@@ -7,7 +7,8 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -58,31 +59,18 @@ def sgd(
     )
 
 
-def adamw(
-    parameters: Iterable[Tensor],
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
-) -> torch.optim.Optimizer:
-    """Return torch's AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
-    return AdamW(parameters, **_checked(lr, betas, eps, weight_decay))
-
-
 def adam(
     parameters: Iterable[Tensor],
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    decoupled: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return torch's Adam (Kingma and Ba 2015, arXiv 1412.6980), whose decay is in the gradient."""
-    return Adam(parameters, **_checked(lr, betas, eps, weight_decay))
+    """Return torch's Adam (Kingma and Ba 2015, arXiv 1412.6980), whose decay is in the gradient.
 
-
-def _checked(
-    lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-) -> dict[str, Any]:
+    If `decoupled`, it is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), whose decay is not.
+    """
     check_setting("lr", lr, 0 < lr < math.inf, "a number above 0")
     check_setting("eps", eps, 0 < eps < math.inf, "a number above 0")
     check_setting("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more")
@@ -91,9 +79,12 @@ def _checked(
     longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
     fits = "a number that fits into float32 when divided by 1 - betas[0]"
     check_setting("lr", lr, longest < 3e38, fits)
+    kind = AdamW if decoupled else Adam
     # fused: on a CPU, too, a third of the time or less
-    common = {"lr": lr, "betas": (betas[0], betas[1]), "eps": eps, "fused": True}
-    return common | {"weight_decay": weight_decay}
+    return kind(parameters, lr, (betas[0], betas[1]), eps, weight_decay, fused=True)
+
+
+adamw = partial(adam, weight_decay=0.01, decoupled=True)
 
 
 @dataclass(frozen=True)

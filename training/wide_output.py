@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from losses import ClassificationLoss
 from metrics.rows import cached_rows
-from training.evaluation import has_features_and_head
+from training.evaluation import has_features_and_head, pieces
 
 if TYPE_CHECKING:
     from training.loop import Training
@@ -86,12 +86,7 @@ class _SumsByBlocks(torch.autograd.Function):
             block = slice(start, min(n, start + block_rows))
             logits = buffer[: min(n, start + block_rows) - start]  # (block, C), then their gradient
             torch.addmm(b, x[block], w.T, out=logits)
-            for z, target, given in zip(
-                logits.split(rows),
-                targets[block].split(rows),
-                inputs[block].split(rows),
-                strict=True,
-            ):
+            for z, target, given in pieces(rows, logits, targets[block], inputs[block]):
                 leaf = z.detach().requires_grad_()
                 with torch.enable_grad():
                     sums = loss_fn.sums(leaf, target, given)

@@ -100,11 +100,16 @@ class ImageFeatures:
                 "class": [splits.class_names[k] for k in split.targets.tolist()],
                 "predicted": [splits.class_names[k] for k in predicted.tolist()],
             }
-            pixels = split.inputs.cpu() / 255 if are_images(split) else None
+            # The Projector opens without a colour map and cannot be told otherwise, but it shows
+            # pictures: of each point its image, in a frame whose colour is its class.
             palette = colormaps["tab10" if splits.num_classes <= 10 else "tab20"]
-            colours = torch.tensor(palette(split.targets.cpu().numpy() % palette.N))[:, :3]
-            log, step = context.log, context.step
-            log.embedding("images", features.cpu(), columns, step, pixels, colours=colours)
+            colours = torch.tensor(palette(split.targets.cpu().numpy() % palette.N)).float()
+            side = split.inputs.shape[-1] if are_images(split) else 8
+            frame = (side + 3) // 5
+            pictures = colours[:, :3, None, None].repeat(1, 1, side + 2 * frame, side + 2 * frame)
+            if are_images(split):
+                pictures[:, :, frame:-frame, frame:-frame] = split.inputs.cpu() / 255
+            context.log.embedding("images", features.cpu(), columns, context.step, pictures)
         return Report()
 
 

@@ -9,7 +9,6 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from torch import Tensor
 
 from training.run.identity import leaves
 from training.run.targets import CONFIGS
@@ -108,16 +107,3 @@ def plugin_summary(tag: str, data: HParamsPluginData) -> Summary:
     """Return a summary that carries data of the HParams plugin."""
     about = metadata.create_summary_metadata(data)
     return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
-
-
-def sprites(colours: Tensor, images: Tensor | None = None) -> Tensor:
-    """Return a picture (N, 3, S, S) of each point: its colour, or its image in a frame of it.
-
-    The Projector opens without a colour map and cannot be told otherwise, but it shows pictures.
-    """
-    side = 8 if images is None else images.shape[-1]
-    frame = (side + 3) // 5
-    pictures = colours.float()[:, :, None, None].repeat(1, 1, side + 2 * frame, side + 2 * frame)
-    if images is not None:
-        pictures[:, :, frame:-frame, frame:-frame] = images
-    return pictures

@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from training.run.dashboard import CHARTS, hparams, is_shown, plugin_summary, sprites, tag_of
+from training.run.dashboard import CHARTS, hparams, is_shown, plugin_summary, tag_of
 from training.run.folder import CONFIG, METRICS, GrowingFile, write_file, writing
 from training.run.untrusted import printable
 
@@ -75,9 +75,7 @@ class RunLog:
         vectors: Tensor,
         columns: Mapping[str, Sequence[str]],
         step: int,
-        images: Tensor | None = None,
-        *,
-        colours: Tensor,
+        pictures: Tensor,
     ) -> None:
         """Log points (N, D) for the Projector, with two or more facts of each.
 
@@ -88,13 +86,11 @@ class RunLog:
             vectors: the points.
             columns: the facts, by their name.
             step: the optimizer step.
-            images: (N, 1 or 3, S, S) in [0, 1], where a point has one.
-            colours: (N, 3) in [0, 1].
+            pictures: (N, 3, S, S) in [0, 1], what shows each point.
         """
         shutil.rmtree(self.folder / f"{step:05d}", ignore_errors=True)
         facts = [[*map(printable, row)] for row in zip(*columns.values(), strict=True)]
         with writing(self.folder, vectors.nbytes):
-            pictures = sprites(colours, images)
             self.events.add_embedding(vectors, facts, pictures, step, tag, list(columns))
 
     def start(
@@ -130,10 +126,6 @@ class RunLog:
         """Hand everything to the system, or the disk; return the `positions` to resume from."""
         files = (self.lines, self.event_file)
         return {file.path.name: file.flush(durable=durable) for file in files}
-
-    def is_in_place(self) -> bool:
-        """Say whether the run folder is still where the run began to write."""
-        return self.lines.is_in_place()
 
     def close(self) -> None:
         """Close the files; what cannot be written was refused before."""

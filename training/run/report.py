@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import nn
 
 from losses import ClassificationLoss
@@ -41,9 +41,7 @@ Reporter = Callable[[ReportContext], Report]
 def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:
     """Print rows of metrics; a column that no row has is left out."""
     headings, *cells = _cells(rows, columns)
-    table = Table()
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
+    table = Table("", *(Column(heading, justify="right") for heading in headings[1:]))
     for row in cells:
         table.add_row(*row)
     console.print(table)
@@ -65,7 +63,6 @@ def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[s
     shown = [name for name in columns if any(name in row for row in rows.values())]
     cells = [["", *(COLUMNS[name][0] for name in shown)]]
     for label, row in rows.items():
-        cells.append(
-            [printable(label), *(COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown)]
-        )
+        figures = (COLUMNS[name][1].format(row[name]) if name in row else "" for name in shown)
+        cells.append([printable(label), *figures])
     return cells

@@ -116,7 +116,7 @@ def end(run: TrainingRun, error: BaseException | None = None) -> None:
         if status != "interrupted":  # it may go on, and TensorBoard keeps the first end it reads
             run.log.end(success=error is None)
     finally:  # the status may be writable where the log is not
-        if run.log.is_in_place():  # else the folder is another's, or nobody's
+        if run.log.lines.is_in_place():  # else the folder is another's, or nobody's
             code = getattr(error, "exit_code", 1) if error else 0
             fields = {"status": status, "step": run.training.step, "message": str(error or "")}
             write_status(run.folder, **fields, exit_code=code)
