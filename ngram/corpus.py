@@ -34,11 +34,10 @@ def read_text(path: Path) -> str:
             f"data.path={path}: cannot be read ({error.strerror}); give the path of a text file"
         ) from None
     try:
-        text, problem = content.decode("utf-8-sig"), ""
+        text = content.decode("utf-8-sig")
+        problem = f"holds a NUL character (byte {content.index(0)})" if "\0" in text else ""
     except UnicodeDecodeError as error:
-        text, problem = "", f"not UTF-8 (byte {error.start})"
-    if b"\0" in content and not problem:
-        problem = f"holds a NUL character (byte {content.index(0)})"
+        problem = f"not UTF-8 (byte {error.start})"
     if problem:
         source = likely_encoding(content)
         raise DataError(

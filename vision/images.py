@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.Image import Transpose
 from torch import Tensor
 
@@ -20,8 +20,7 @@ from training.data import Split
 from training.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-ORIENTATION = 274  # the tag of EXIF, whose values from 2 on say how to turn an image
-TURNS = {
+TURNS = {  # for each value of EXIF's tag Orientation
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -214,7 +213,7 @@ def _upright(file: Path) -> Image.Image:
     """Return an image turned as its EXIF says; of that only the orientation is read."""
     with Image.open(file) as image:
         image.load()
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         return image if turn is None else image.transpose(turn)
 
 

@@ -83,8 +83,10 @@ def hparams(identity: Mapping[str, Any], metrics: Iterable[str]) -> list[Summary
         for key, value in leaves(OmegaConf.load(file)).items()  # type: ignore[arg-type]
         if not key.endswith("_") and key != "defaults" and "${" not in str(value)
     } | shown
+    number, text = api_pb2.DATA_TYPE_FLOAT64, api_pb2.DATA_TYPE_STRING
+    types = {bool: api_pb2.DATA_TYPE_BOOL, int: number, float: number}
     infos = [
-        api_pb2.HParamInfo(name=key, type=_type_of(value), differs=key in DISPLAYED)
+        api_pb2.HParamInfo(name=key, type=types.get(type(value), text), differs=key in DISPLAYED)
         for key, value in columns.items()
     ]
     infos[list(columns).index("loss")].domain_discrete.extend(file.stem for file in options)
@@ -94,13 +96,6 @@ def hparams(identity: Mapping[str, Any], metrics: Iterable[str]) -> list[Summary
         experiment.metric_infos.add(name=name, display_name=tag)
     announced = plugin_summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
     return [announced, hparams_pb(shown, trial_id=identity["group"])]
-
-
-def _type_of(value: Any) -> int:
-    if isinstance(value, bool):
-        return api_pb2.DATA_TYPE_BOOL
-    number = isinstance(value, int | float)
-    return api_pb2.DATA_TYPE_FLOAT64 if number else api_pb2.DATA_TYPE_STRING
 
 
 def plugin_summary(tag: str, data: HParamsPluginData) -> Summary:
