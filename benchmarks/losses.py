@@ -11,8 +11,8 @@ every loss but plain cross-entropy makes at every step.
 """
 
 import argparse
+import math
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -73,6 +73,10 @@ def seconds(loss_fn: nn.Module, logits: Tensor, targets: Tensor) -> float:
 
 def peak_mib(name: str, rows: int, num_classes: int) -> float:
     """Return by how many MiB one forward and backward raise this process's peak memory."""
+    if sys.platform == "win32":  # it has no `resource`
+        return math.nan
+    import resource
+
     loss_fn = cases(num_classes)[name]()
     small = batch(8, num_classes)
     seconds(loss_fn, *small)  # what is loaded on first use, and the checks of the first batch

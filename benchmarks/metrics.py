@@ -165,7 +165,7 @@ def compare(rounds: int) -> None:
 
 def resident_mib() -> float:
     """Return this process's resident set (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096 / 2**20
 
 
 def gained(kind: str, num_predictions: int) -> float:

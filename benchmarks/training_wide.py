@@ -1,7 +1,7 @@
 """Steps with large vocabularies: time, rounding in bfloat16, and peak memory."""
 
 import copy
-import resource
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,6 +144,10 @@ def synthetic(
 
 def peak(loss: str, ours: bool, num_classes: int, batch_size: int) -> float:
     """Return by how many MiB a step raises this process's peak memory."""
+    if sys.platform == "win32":  # it has no `resource`
+        return math.nan
+    import resource
+
     training, (inputs, targets) = synthetic(num_classes, batch_size, *loss.split(","))
     plain = plain_step(training.model.train(), training.loss_fn, training.optimizer, False)
 

@@ -1,6 +1,7 @@
 """Small real runs that several tests share; no network, no accelerator, nothing outside."""
 
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ SMALL = [
     "report.kneser_ney.max_order=2",
     "report.verse.lines=2",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory):
+    """Keep out of the current folder, which may be another user's: `outputs/` is relative."""
+    with chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
 
 
 def compose(*overrides: str, task: str = "ngram", hydra_too: bool = False) -> DictConfig:

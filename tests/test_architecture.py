@@ -35,7 +35,7 @@ def files_of(room):
 
 
 def imports(file):
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -102,7 +102,7 @@ def test_the_shared_core_names_no_task_and_no_loss():
     losses = {f.stem for f in (ROOT / "configs" / "loss").glob("*.yaml")} - {"nll"}  # also a metric
     names = re.compile(rf"\b(sonnets?|shakespeare|{'|'.join(losses)})\b")
     for file in [*(ROOT / "training").rglob("*.py"), *(ROOT / "metrics").rglob("*.py")]:
-        code = ast.unparse(_without_docstrings(ast.parse(file.read_text())))
+        code = ast.unparse(_without_docstrings(ast.parse(file.read_text(encoding="utf-8"))))
         assert not names.search(code.lower()), file
 
 
@@ -118,7 +118,7 @@ def _without_docstrings(tree):
 def test_no_file_of_the_product_is_longer_than_a_reader_likes():
     rooms = ("losses", "metrics", "training", "ngram", "vision", "scripts")
     for file in (f for room in rooms for f in (ROOT / room).rglob("*.py")):
-        assert len(file.read_text().splitlines()) <= 250, file
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 250, file
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,41 @@ def test_a_warning_that_our_code_causes_is_an_error_and_anothers_is_not(module, 
     assert (raised, len(seen)) == ((True, 0) if is_error else (False, 1))
 
 
+def test_every_file_that_opens_a_text_names_its_encoding():
+    """Windows has another one by default."""
+    for file in (f for room in OURS for f in (ROOT / room).rglob("*.py")):
+        for call in (
+            n
+            for n in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(n, ast.Call)
+        ):
+            if not any(k.arg in ("encoding", None) for k in call.keywords):
+                assert not opens_text(call), f"{file}:{call.lineno}: {ast.unparse(call)}"
+
+
+def opens_text(call):
+    """Say whether a call without an encoding is open, Path.open, read_text or write_text."""
+    modes = [a.value for a in (*call.args, *(k.value for k in call.keywords)) if is_mode(a)]
+    binary = any("b" in mode for mode in modes)
+    match call.func:
+        case ast.Name("open"):
+            return not binary
+        case ast.Attribute(attr="open"):
+            return not binary and (bool(modes) or not call.args)
+        case ast.Attribute(attr="read_text" | "write_text"):
+            return True
+    return False
+
+
+def is_mode(argument):
+    return isinstance(argument, ast.Constant) and re.fullmatch("[rwaxbt+]+", str(argument.value))
+
+
 def test_the_product_has_no_module_level_state():
     """No name at module level is bound to something that is made to be changed."""
     for room in MAY_IMPORT:
         for file in files_of(room):
-            for node in ast.parse(file.read_text()).body:
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
                     empty = isinstance(node.value, ast.List | ast.Dict | ast.Set) and not ast.dump(
                         node.value

@@ -177,7 +177,7 @@ def test_a_file_of_ones_own_does_not_hide_the_projects(tmp_path):
     assert "mine/losses.py" in FILES
     for file, text in FILES.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(text)
+        (tmp_path / file).write_text(text, encoding="utf-8")
     (tmp_path / "mine" / "__init__.py").touch()
     words = ["mine/points.yaml", "trainer.epochs=1", "trainer.figures=0"]
 

@@ -96,6 +96,7 @@ def test_parallel_coordinates_draw_every_loss(page):
 def test_the_projector_shows_every_word(page):
     go(page, "projector")
 
-    words = len(next(Path(page.folder).glob("*/*/words/tensors.tsv")).read_text().splitlines())
+    vectors = next(Path(page.folder).glob("*/*/words/tensors.tsv"))
+    words = len(vectors.read_text(encoding="utf-8").splitlines())
     inside = page.frame_locator("iframe").first.frame_locator("iframe")
     inside.get_by_text(re.compile(rf"Points:\s*{words}")).first.wait_for()

@@ -247,7 +247,8 @@ def test_smoke_runs_every_stage_under_each_loss(loss, command_line):
 @pytest.mark.usefixtures("no_figures")
 def test_distillation_learns_from_a_finished_run_of_the_same_words(command_line, tmp_path):
     for name, letters in (("one", "abcdefgh"), ("two", "stuvwxyz"), ("three", "abcdefghi")):
-        (tmp_path / name).write_text("".join(f"{letters}\n{letters[::-1]}\n" for _ in range(60)))
+        lines = f"{letters}\n{letters[::-1]}\n" * 60
+        (tmp_path / name).write_text(lines, encoding="utf-8")
     text = [*LIGHT, "data=text_file", "data.level=char"]
     assert command_line(*text, "data.path=one", "hydra.run.dir=teacher")[0] == 0
     student = [*text, "loss=distillation", "teacher=teacher"]
@@ -348,14 +349,20 @@ def test_help_lists_what_people_change_with_default_and_meaning(task, command_li
 def test_the_columns_of_help_never_run_together(command_line, tmp_path):
     name = "an_option_with_a_name_that_is_as_long_as_a_name_can_be"
     (tmp_path / "mine" / "model").mkdir(parents=True)
-    (tmp_path / "mine" / "mine.yaml").write_text((CONFIGS / "vision.yaml").read_text())
-    (tmp_path / "mine" / "model" / f"{name}.yaml").write_text("# The model of my own\n")
+    (tmp_path / "mine" / "mine.yaml").write_text(
+        (CONFIGS / "vision.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    (tmp_path / "mine" / "model" / f"{name}.yaml").write_text(
+        "# The model of my own\n", encoding="utf-8"
+    )
     for group in ("data", "model"):
         folder = tmp_path / "mine" / group
         folder.mkdir(exist_ok=True)
         for file in (CONFIGS / "vision" / group).glob("*.yaml"):
-            (folder / file.name).write_text(file.read_text())
-    (tmp_path / "mine" / "images.yaml").write_text((CONFIGS / "vision/images.yaml").read_text())
+            (folder / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "mine" / "images.yaml").write_text(
+        (CONFIGS / "vision/images.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
     code, out, err = command_line(str(tmp_path / "mine" / "mine.yaml"), "--help", task="")
 
@@ -400,7 +407,7 @@ def test_hydra_prints_where_argparse_looks_into_each_help(words, shown, command_
 
 @pytest.mark.parametrize("file", OPTIONS, ids=lambda f: f.stem)
 def test_every_option_says_what_it_selects_and_composes(file):
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if not line.startswith("# @package"))
     assert re.match(r"# \S.{20,}", first)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -35,7 +36,9 @@ def write_run(folder, loss="cross_entropy", seed=1, nll=4.0, status="complete", 
     content |= {"group": f"{loss}-{settings}", "protocol": "a text", "settings": settings}
     content |= {"table": ["nll", "accuracy", "ece"]} | changed
     folder.mkdir(parents=True)
-    (folder / "status.json").write_text(json.dumps({"status": status, "run": content}))
+    (folder / "status.json").write_text(
+        json.dumps({"status": status, "run": content}), encoding="utf-8"
+    )
     lines = [
         {"step": 5, "split": "train", "loss": 5.0},
         {"step": 5, "split": "val", "nll": nll + 1},
@@ -44,7 +47,9 @@ def write_run(folder, loss="cross_entropy", seed=1, nll=4.0, status="complete", 
         {"step": 9, "split": "test", "ece_temperature": 0.05, "temperature": 1.5},
         {"step": 9, "split": "time", "seconds": 3.0, "cpu_seconds": 5.0},
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
     (folder / "test_reliability.png").write_bytes(PNG)
     rows = np.stack([nll + SPREAD_OF_ROWS, np.arange(200) < 50, np.full(200, 0.35)], 1)
     np.save(folder / "examples.npy", rows.astype(np.float32))
@@ -116,7 +121,7 @@ def test_the_smallest_difference_that_would_have_been_found_is_printed(outputs):
 def test_refinement_and_calibration_sum_to_nll_and_are_shown_under_these_names(tmp_path, capsys):
     for seed in (1, 2):
         folder = write_run(tmp_path / str(seed), seed=seed, nll=4.0)
-        with (folder / "metrics.jsonl").open("a") as file:
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write('{"step": 9, "split": "test", "nll_temperature": 3.75}\n')
 
     comparison = only([tmp_path])
@@ -125,7 +130,7 @@ def test_refinement_and_calibration_sum_to_nll_and_are_shown_under_these_names(t
     files = write_files([comparison], tmp_path)
 
     assert (row.mean("refinement"), row.mean("calibration")) == (3.75, 0.25)
-    for text in (capsys.readouterr().out, *(file.read_text() for file in files)):
+    for text in (capsys.readouterr().out, *(file.read_text(encoding="utf-8") for file in files)):
         assert "refinement" in text and "calibration" in text and "0.25" in text
 
 
@@ -139,7 +144,7 @@ def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_pa
 
     assert (hinge.label, hinge.mean("nll"), hinge.spread("nll")) == ("hinge", math.inf, None)
     assert not hinge.differs("nll")
-    assert "| inf |" in files[0].read_text()
+    assert "| inf |" in files[0].read_text(encoding="utf-8")
 
 
 def test_the_best_is_bold_and_a_real_difference_has_a_star(outputs):
@@ -183,7 +188,7 @@ def test_runs_that_did_not_end_are_left_out_by_name(outputs):
 
 def test_a_complete_run_without_figures_is_left_out_by_name(outputs):
     for seed, content in ((1, "garbage"), (2, "")):
-        (outputs / f"mse-seed{seed}" / "metrics.jsonl").write_text(content)
+        (outputs / f"mse-seed{seed}" / "metrics.jsonl").write_text(content, encoding="utf-8")
 
     comparison = only([outputs])
 
@@ -222,16 +227,16 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
     comparison = only([outputs])
     table, numbers, html = write_files([comparison], outputs)
 
-    with numbers.open() as file:
+    with numbers.open(encoding="utf-8") as file:
         found = {(r["loss"], r["figure"]): float(r["mean"]) for r in csv.DictReader(file)}
     assert found["mse", "nll"] == pytest.approx(comparison.rows[2].mean("nll"), rel=1e-12)
     assert found["mse", "cpu_seconds"] == 5  # not shown in the table
-    with numbers.open() as file:
+    with numbers.open(encoding="utf-8") as file:
         (mse,) = [r for r in csv.DictReader(file) if (r["loss"], r["figure"]) == ("mse", "nll")]
     low, difference, high = (float(mse[name]) for name in ("low", "difference", "high"))
     assert difference == pytest.approx(0.508, rel=1e-4) and low < difference < high
     assert float(mse["p"]) < 0.05 and float(mse["smallest"]) > 0
-    assert re.search(r"\| \*\*4\.\d{4} ± 0\.\d{4}\*\* \|", table.read_text())
+    assert re.search(r"\| \*\*4\.\d{4} ± 0\.\d{4}\*\* \|", table.read_text(encoding="utf-8"))
 
     loaded, tags = [], []
 
@@ -240,11 +245,11 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
             tags.append(tag)
             loaded.extend(v for k, v in attributes if k in ("src", "href", "xlink:href") and v)
 
-    Links().feed(html.read_text())
+    Links().feed(html.read_text(encoding="utf-8"))
     assert tags.count("svg") == 1 and tags.count("img") == 3
     assert all(link.startswith(("data:", "#")) for link in loaded)
     assert not {"script", "link", "iframe"} & set(tags)
-    assert "<b>4." in html.read_text()
+    assert "<b>4." in html.read_text(encoding="utf-8")
 
 
 def test_the_best_rate_at_an_edge_is_named_with_the_command_that_goes_beyond(tmp_path):
@@ -357,7 +362,7 @@ def test_the_page_shows_text_from_a_run_as_it_is(hostile):
 def test_what_is_no_run_is_refused_by_name_in_one_line(tmp_path, status, reason):
     (tmp_path / "run").mkdir()
     if status:
-        (tmp_path / "run" / "status.json").write_text(status)
+        (tmp_path / "run" / "status.json").write_text(status, encoding="utf-8")
 
     for folder in [tmp_path / "run"] + [tmp_path] * bool(status):
         with pytest.raises(DataError, match=f"run: .*{reason}") as refusal:
@@ -367,7 +372,7 @@ def test_what_is_no_run_is_refused_by_name_in_one_line(tmp_path, status, reason)
 
 def test_a_job_that_failed_before_its_data_was_known_is_no_run_of_a_sweep(outputs):
     (outputs / "job").mkdir()
-    (outputs / "job" / "status.json").write_text('{"status": "failed"}')
+    (outputs / "job" / "status.json").write_text('{"status": "failed"}', encoding="utf-8")
 
     assert len(find_runs([outputs])) == 9
     with pytest.raises(DataError, match="KeyError"):
@@ -398,3 +403,22 @@ def test_the_script_prints_and_writes_beside_the_runs(outputs, monkeypatch, caps
         script.main()
     assert stop.value.code == 4
     assert capsys.readouterr().err.startswith(f"error: {outputs / 'nothing'}: holds no run")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "written"), [("commonpath", "here"), ("relpath", ".")], ids=["runs", "command"]
+)
+def test_a_comparison_needs_no_drive_in_common(lacking, written, outputs, monkeypatch, capsys):
+    def on_different_drives(*_):
+        raise ValueError("Paths don't have the same drive")
+
+    (outputs / "here").mkdir()
+    monkeypatch.chdir(outputs / "here")
+    monkeypatch.setattr(os.path, lacking, on_different_drives)
+    monkeypatch.setattr("sys.argv", ["compare.py", str(outputs)])
+
+    script.main()
+
+    assert (outputs / written / "compare.html").exists()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert os.path.samefile(last, outputs / written / "compare.html")

@@ -29,7 +29,7 @@ keep_printing()
 for _ in range(3):
     print("x" * 100_000, flush=True)
     print("y", file=sys.stderr)
-open({name!r}, "w").write("went on")
+open({name!r}, "w", encoding="utf-8").write("went on")
 """
 
 
@@ -42,7 +42,7 @@ def test_a_screen_that_is_lost_stops_nothing_and_no_file_takes_its_place(screen,
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, check=False)
 
     assert done.returncode == 0
-    assert file.read_text() == "went on"
+    assert file.read_text(encoding="utf-8") == "went on"
 
 
 def test_a_screen_that_works_shows_everything_in_its_order():
@@ -134,7 +134,7 @@ def test_a_file_system_without_inodes_is_not_called_a_full_disk(tmp_path, monkey
 
 def test_data_and_teacher_may_be_moved_and_their_content_decides(command_line, tmp_path, capsys):
     text = "".join(f"{letters}\n{letters[::-1]}\n" for letters in ["abcdefgh"] * 60)
-    (tmp_path / "one").write_text(text)
+    (tmp_path / "one").write_text(text, encoding="utf-8")
     light = ("trainer.figures=0", "model.hidden_dim=8", "report=null", "trainer.epochs=1")
     words = (*light, "data=text_file", "data.level=char", "data.path=one")
     assert command_line(*words, "hydra.run.dir=teacher")[0] == 0
@@ -154,7 +154,7 @@ def test_data_and_teacher_may_be_moved_and_their_content_decides(command_line, t
     assert code == 2 and err.startswith("error: teacher: its content is no longer")
     assert command_line(*more, "data.path=two", "teacher=moved")[0] == 0
     calibrate_run("student", [], "two")
-    (tmp_path / "two").write_text(text.replace("abcd", "bacd"))
+    (tmp_path / "two").write_text(text.replace("abcd", "bacd"), encoding="utf-8")
     code, _, err = command_line("resume=student", "trainer.epochs=3", "teacher=moved")
     assert code == 2 and err.startswith("error: data: its content is no longer")
     with pytest.raises(CheckpointError, match="no longer what it was trained on"):

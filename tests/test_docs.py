@@ -8,7 +8,8 @@ from conftest import ROOT
 
 
 def test_every_selectable_loss_is_in_the_table():
-    table = (ROOT / "README.md").read_text().split("## The losses")[1].split("\n## ")[0]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("## The losses")[1].split("\n## ")[0]
 
     listed = re.findall(r"^\| `(\w+)` \|.*`(losses/\w+\.py)` \|$", table, re.MULTILINE)
 
@@ -22,11 +23,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def test_the_readme_is_read_in_one_sitting():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
 
 
 def test_the_quoted_step_is_that_of_the_loop():
-    readme, loop = ((ROOT / name).read_text() for name in ("README.md", "training/loop.py"))
+    readme, loop = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "training/loop.py")
+    )
     quoted = re.search(r"```python\n(for lr_factor.*?)```", readme, re.DOTALL)[1]
 
     assert textwrap.indent(quoted, "    ") in loop
@@ -34,7 +37,7 @@ def test_the_quoted_step_is_that_of_the_loop():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_and_every_named_file_is_there(page):
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
     named = re.findall(r"\b((?:losses|metrics|training|tests|scripts|benchmarks)/[\w/]+\.py)", text)
 
@@ -44,7 +47,7 @@ def test_every_link_and_every_named_file_is_there(page):
 
 @pytest.mark.parametrize("name", ["losses", "metrics"])
 def test_a_piece_taken_prints_what_the_readme_says(name, capsys):
-    readme = (ROOT / "README.md").read_text().split("## Take a piece")[1]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Take a piece")[1]
     code = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if name in b)
     expected = re.findall(r"# (\d[\d.]*)\.\.\.", code)
 

@@ -33,7 +33,8 @@ LOSSES = {
 
 def table(page, heading):
     """Return the rows of the first table below a heading, as lists of cells."""
-    text = (ROOT / "docs" / page).read_text().split(f"\n{heading}\n")[1].split("\n#")[0]
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = text.split(f"\n{heading}\n")[1].split("\n#")[0]
     rows = [line.strip("|").split("|") for line in text.split("\n") if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
@@ -92,7 +93,7 @@ def test_the_floor_of_ece_is_what_calibrated_models_show(num_rows, written):
         calibration.update(confidence, correct)
         eces.append(abs(calibration.bins().residual).sum() / num_rows)
 
-    page = (ROOT / "docs" / "calibration.md").read_text()
+    page = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
     assert re.search(r"perfectly calibrated model \| \.089 \| \.028 \| \.009 \|", page)
     standard_error = stdev(eces) / len(eces) ** 0.5
     assert abs(fmean(eces) - written) < 4 * standard_error + 5e-4  # the page has three decimals

@@ -120,7 +120,7 @@ def test_a_run_folder_cannot_name_what_builds_or_composes(name):
 
 def test_settings_cannot_have_a_file_beside_them_built(tmp_path):
     mark, file = tmp_path / "mark", tmp_path / "other.yaml"
-    file.write_text(f"_target_: os.mkdir\npath: {mark}\n")
+    file.write_text(f"_target_: os.mkdir\npath: {mark}\n", encoding="utf-8")
     composed = {"_target_": "training.cli.settings.compose", "task": str(file)}
     node = {"_target_": "training.run.targets.instantiate", "node": composed, "guarded": False}
 
@@ -130,7 +130,9 @@ def test_settings_cannot_have_a_file_beside_them_built(tmp_path):
 
 
 def test_a_module_that_is_not_allowed_is_not_even_imported(tmp_path, monkeypatch):
-    (tmp_path / "module_of_a_stranger.py").write_text("import os; os.mkdir('mark'); make = dict")
+    (tmp_path / "module_of_a_stranger.py").write_text(
+        "import os; os.mkdir('mark'); make = dict", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
 

@@ -51,7 +51,7 @@ def test_every_loss_of_the_family_can_be_selected():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_file_opens_with_a_line_that_says_what_it_selects_and_the_source(name):
-    first = (FOLDER / "loss" / f"{name}.yaml").read_text().splitlines()[0]
+    first = (FOLDER / "loss" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
 
     assert first.startswith("# ")
     assert any(year.isdigit() and len(year) == 4 for year in first.rstrip(")").split())

@@ -139,7 +139,7 @@ def test_each_figure_is_a_png_and_an_image_in_tensorboard(tmp_path, monkeypatch,
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["plot_losses.py", "--out", str(tmp_path / "file" / "folder")])
 
     with pytest.raises(SystemExit) as stop:

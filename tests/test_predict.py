@@ -67,7 +67,7 @@ def tree(tmp_path, monkeypatch):
         file = tmp_path / f"photos/{place}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[row, 0].numpy()).resize((side, side)).save(file)
-    (tmp_path / "photos" / "3" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "3" / "notes.txt").write_text("no image", encoding="utf-8")
     return Path("photos")
 
 
@@ -100,7 +100,7 @@ def test_csv_and_json_hold_every_probability(run, tree, monkeypatch, capsys):
 
     with open("a.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    objects = json.loads(Path("a.json").read_text())
+    objects = json.loads(Path("a.json").read_text(encoding="utf-8"))
     probs, _ = predict.predict(load_run(run), [Path(row["file"]) for row in rows])
     assert [row["label"] for row in rows] == ["3", "3", "5", ""]
     assert [float(row["scale"]) for row in rows] == [1, 1, 0.2, 1]

@@ -73,7 +73,7 @@ def events(folder):
 
 
 def figures(folder):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["split"] != "time"]
 
 
@@ -368,7 +368,7 @@ def test_settings_given_on_resume_take_effect(copied, capsys):
     assert "optimizer.lr" in out and "0.004" in out and "0.03" in out and "taken" in out
     rates = {f["step"]: f["lr"] for f in figures(folder) if f["split"] == "train"}
     assert rates[max(rates)] == 0.03 > rates[3]
-    assert "lr: 0.03" in (folder / "config.yaml").read_text()
+    assert "lr: 0.03" in (folder / "config.yaml").read_text(encoding="utf-8")
     texts = [step for tag, step, _ in events(folder) if tag == "config/text_summary"]
     assert texts == [0, 12]
     groups = load_checkpoint(step_files(folder)[0])["optimizer"]["param_groups"]
@@ -381,7 +381,8 @@ def test_an_option_of_ones_own_is_found_on_resume_by_the_words_that_the_run_prin
     file = tmp_path / "own/scheduler/mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(
-        "# Mine\n_target_: training.optimizers.WarmupCosine\nwarmup_steps: 3\nfinal: 1.0"
+        "# Mine\n_target_: training.optimizers.WarmupCosine\nwarmup_steps: 3\nfinal: 1.0",
+        encoding="utf-8",
     )
     words = words_to_repeat([f"hydra.searchpath=[file://{tmp_path}/own]", "loss=mse"], ["mine"])
     assert words[:2] == ["--trust", "mine"]
@@ -420,12 +421,12 @@ def test_structural_settings_are_refused(change, never_stopped, capsys):
 
 def test_data_with_another_content_is_refused(tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
-    text.write_text("to be or not to be that is the question\n" * 30)
+    text.write_text("to be or not to be that is the question\n" * 30, encoding="utf-8")
     own = ["data=text_file", f"data.path={text}", "trainer.batch_size=16"]
     stop_after(monkeypatch, 10)
     with pytest.raises(Killed):
         run(settings(*RUN, *own), tmp_path / "run")
-    text.write_text("to be or not to be that is the answer\n" * 30)
+    text.write_text("to be or not to be that is the answer\n" * 30, encoding="utf-8")
 
     with pytest.raises(ConfigError, match=r"data: its content is no longer"):
         start(tmp_path / "run", resume=True)
@@ -460,14 +461,14 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_lock_that_leads_to_another_file_leaves_that_file_as_it_was(link, tmp_path):
     precious = tmp_path / "precious"
-    precious.write_text("mine")
+    precious.write_text("mine", encoding="utf-8")
     (tmp_path / "run").mkdir()
     link(precious, tmp_path / "run" / "lock")
 
     with suppress(CheckpointError), locked(tmp_path / "run"):
         assert link is os.link  # a symbolic one is refused
 
-    assert precious.read_text() == "mine"
+    assert precious.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(("code", "locks"), [(errno.ENOLCK, False), (errno.EIO, True)])
@@ -629,7 +630,7 @@ def test_a_save_is_written_synced_renamed_and_the_folder_synced(tmp_path, monkey
 
 def test_a_stop_at_any_file_operation_of_a_save_loses_nothing(copied, never_stopped):
     for name in ("config.yaml.1.tmp", "checkpoints/step-00000016.pt.1.tmp"):  # of a dead process
-        (copied / name).write_text("half of")
+        (copied / name).write_text("half of", encoding="utf-8")
     operations = ((checkpoint.io, "BytesIO"), (Path, "open"), (os, "fsync"), (os, "replace"))
 
     def killed(*arguments, **_):

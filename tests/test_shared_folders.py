@@ -134,7 +134,8 @@ def test_a_target_that_is_typed_needs_no_flag_but_what_it_stands_beside_does(
     command_line, copied, tmp_path, monkeypatch
 ):
     (tmp_path / "typed_here.py").write_text(
-        "from training.optimizers import WarmupCosine\nclass Mine(WarmupCosine): pass\n"
+        "from training.optimizers import WarmupCosine\nclass Mine(WarmupCosine): pass\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     change(copied, "scheduler._target_", "typed_here.Mine")
@@ -158,7 +159,7 @@ FILES = ("lock", "metrics.jsonl", "events.out.tfevents.run", "checkpoints/step-0
 @pytest.mark.parametrize("name", [*FILES, "checkpoints", "00002", "status.json.1.tmp"])
 @pytest.mark.parametrize("to", ["thesis.txt", "nowhere"])
 def test_a_run_whose_folder_holds_a_link_is_not_touched(name, to, copied, tmp_path):
-    (tmp_path / "thesis.txt").write_text("thesis")
+    (tmp_path / "thesis.txt").write_text("thesis", encoding="utf-8")
     shutil.rmtree(copied / name) if (copied / name).is_dir() else None
     (copied / name).unlink(missing_ok=True)
     (copied / name).symlink_to(tmp_path / to)
@@ -169,7 +170,7 @@ def test_a_run_whose_folder_holds_a_link_is_not_touched(name, to, copied, tmp_pa
         load_run(copied)
     with pytest.raises(CheckpointError, match="is a link"):
         read_run(copied)
-    assert (tmp_path / "thesis.txt").read_text() == "thesis"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "thesis"
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -190,27 +191,27 @@ def test_a_pipe_in_a_folder_keeps_nobody_waiting(name, copied):
 
 
 def test_a_comparison_takes_the_place_of_a_link_and_embeds_no_other_file(copied, tmp_path):
-    (tmp_path / "victim").write_text("secret of a victim")
+    (tmp_path / "victim").write_text("secret of a victim", encoding="utf-8")
     for kind in ("md", "csv", "html"):
         (tmp_path / f"compare.{kind}").symlink_to(tmp_path / "victim")
-    (copied / "test_reliability.png").write_text("secret of a victim")  # no PNG
+    (copied / "test_reliability.png").write_text("secret of a victim", encoding="utf-8")  # no PNG
 
     from training.cli.comparison import compare
 
     files = write_files(compare([read_run(copied)]), tmp_path)
 
     assert not any(file.is_symlink() for file in files)
-    assert (tmp_path / "victim").read_text() == "secret of a victim"
-    assert "image/png" not in files[2].read_text()
+    assert (tmp_path / "victim").read_text(encoding="utf-8") == "secret of a victim"
+    assert "image/png" not in files[2].read_text(encoding="utf-8")
 
 
 def test_a_temporary_file_that_is_a_link_is_not_written_through(tmp_path):
-    (tmp_path / "victim").write_text("before")
+    (tmp_path / "victim").write_text("before", encoding="utf-8")
     (tmp_path / f"x.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
 
     write_file(tmp_path / "x", b"content")
 
-    assert (tmp_path / "victim").read_text() == "before"
+    assert (tmp_path / "victim").read_text(encoding="utf-8") == "before"
     assert (tmp_path / "x").read_bytes() == b"content"
 
 
@@ -317,9 +318,9 @@ def test_a_text_of_a_folder_is_printed_escaped():
 
 
 def test_a_comparison_of_odd_names_steers_no_terminal_and_breaks_no_table(copied, tmp_path, capsys):
-    status = json.loads((copied / "status.json").read_text())
+    status = json.loads((copied / "status.json").read_text(encoding="utf-8"))
     status["run"] |= {"loss": ODD, "protocol": ODD, "task": ODD}
-    (copied / "status.json").write_text(json.dumps(status))
+    (copied / "status.json").write_text(json.dumps(status), encoding="utf-8")
     odd = Path(shutil.copytree(copied, tmp_path / "a\x1b[31m\n|b"))
     (odd / "metrics.jsonl").unlink()
 
@@ -329,7 +330,7 @@ def test_a_comparison_of_odd_names_steers_no_terminal_and_breaks_no_table(copied
     comparisons = compare([read_run(copied), read_run(odd)])
     print_comparisons(comparisons)
     shown = [capsys.readouterr().out]
-    shown += [file.read_text() for file in write_files(comparisons, tmp_path)]
+    shown += [file.read_text(encoding="utf-8") for file in write_files(comparisons, tmp_path)]
 
     assert all(c.isprintable() or c in "\n\r\xa0" for text in shown for c in text)
     assert "\\x1b[31m" in shown[0]
@@ -343,7 +344,7 @@ def test_metadata_of_the_projector_has_a_line_per_point(tmp_path):
     log.close()
 
     (file,) = tmp_path.rglob("metadata.tsv")
-    assert file.read_text() == "a\tb\nx\\ty\t1\nu\\nv\t2\n"
+    assert file.read_text(encoding="utf-8") == "a\tb\nx\\ty\t1\nu\\nv\t2\n"
 
 
 # --- types
@@ -353,7 +354,7 @@ def test_metadata_of_the_projector_has_a_line_per_point(tmp_path):
     "text", ["[]", "null", '"x"', "1" * 400, "1" * 5000, "[" * 10**5, '{"run": 3}', "{", "NaN"]
 )
 def test_a_status_of_any_shape_is_one_line(text, copied):
-    (copied / "status.json").write_text(text)
+    (copied / "status.json").write_text(text, encoding="utf-8")
 
     with pytest.raises(UserError, match="cannot be read as a run"):
         read_run(copied)
@@ -363,7 +364,7 @@ def test_a_status_of_any_shape_is_one_line(text, copied):
 @pytest.mark.parametrize("field", ["nll", "step", "split"])
 def test_a_figure_of_any_type_is_one_line(field, value, copied):
     line = {"step": 1, "split": "test", "nll": 1.0} | {field: value}
-    (copied / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (copied / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
 
     with pytest.raises(ValueError, match=r"kind|64 bits"):
         read_metrics(copied)
@@ -376,9 +377,9 @@ def test_a_figure_of_any_type_is_one_line(field, value, copied):
 def test_a_run_whose_status_has_another_type_is_one_line(field, value, copied):
     if (field, value) in (("seed", 3), ("settings", {}), ("loss", "x")):
         return
-    status = json.loads((copied / "status.json").read_text())
+    status = json.loads((copied / "status.json").read_text(encoding="utf-8"))
     status["run"][field] = value
-    (copied / "status.json").write_text(json.dumps(status))
+    (copied / "status.json").write_text(json.dumps(status), encoding="utf-8")
 
     with pytest.raises(UserError, match="cannot be read as a run"):
         read_run(copied)
@@ -400,7 +401,7 @@ BOMB = "x0: &x0 [1]\n" + "".join(
     ],
 )
 def test_settings_that_are_no_settings_are_one_line(text, reason, copied):
-    (copied / "config.yaml").write_text(text)
+    (copied / "config.yaml").write_text(text, encoding="utf-8")
 
     with pytest.raises(CheckpointError, match=reason):
         read_config(copied)

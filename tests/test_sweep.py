@@ -123,7 +123,8 @@ def test_a_job_whose_folder_has_other_settings_is_refused(command_line, monkeypa
 
 def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monkeypatch, tmp_path):
     (tmp_path / "mine_to_sweep.py").write_text(
-        "from losses import FocalLoss\nclass Mine(FocalLoss): pass\n"
+        "from losses import FocalLoss\nclass Mine(FocalLoss): pass\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     own = ("loss=focal", "loss._target_=mine_to_sweep.Mine", "hydra.sweep.dir=sweep")

@@ -368,17 +368,17 @@ def test_out_gets_the_diagram_every_figure_and_the_row(command, arrays, tmp_path
     assert code == 0
     assert {file.name for file in folder.iterdir()} == {"reliability.png", "report.json", "row.md"}
     assert (folder / "reliability.png").read_bytes().startswith(b"\x89PNG")
-    figures = json.loads((folder / "report.json").read_text())
+    figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     fit_on = (arrays["labels"], arrays["logits"])
     assert figures == report(arrays["labels"], logits=arrays["logits"], fit_on=fit_on).to_dict()
-    headings, _, row = (folder / "row.md").read_text().splitlines()[:3]
+    headings, _, row = (folder / "row.md").read_text(encoding="utf-8").splitlines()[:3]
     assert row.replace("\\|", "").count("|") == headings.count("|") == 8
     assert row.startswith(f"| a\\|b | {100 * (1 - figures['accuracy']):.2f} | ")
     assert f" | {100 * figures['ece']:.2f} [{100 * figures['ece_low']:.2f}, " in row
 
     others = ("--fit-on", tmp_path / "a|b.npz", "--out", folder)
     assert command("--logits", tmp_path / "inf.npz", *others)[0] == 0
-    assert json.loads((folder / "report.json").read_text())["nll"] is None
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["nll"] is None
 
 
 def test_a_folder_that_cannot_be_written_loses_no_table(command, arrays, tmp_path):

@@ -221,9 +221,9 @@ def test_custom_scalars_name_tags_that_the_run_has(run):
 
 
 def test_the_projector_has_each_word_with_its_count(run):
-    config = (run / "projector_config.pbtxt").read_text()
+    config = (run / "projector_config.pbtxt").read_text(encoding="utf-8")
     (words,) = run.glob("*/words/metadata.tsv")
-    rows = [line.split("\t") for line in words.read_text().splitlines()]
+    rows = [line.split("\t") for line in words.read_text(encoding="utf-8").splitlines()]
     vectors = np.loadtxt(words.with_name("tensors.tsv"))
     state = load_checkpoint(run / "checkpoints" / "best.pt")
     order = state["class_counts"].argsort(descending=True, stable=True)

@@ -273,7 +273,7 @@ def test_a_verified_download_is_kept_and_not_fetched_again(tmp_path, monkeypatch
 
 def test_a_copy_that_is_another_text_is_refused(tmp_path):
     copy = tmp_path / "copy.txt"
-    copy.write_text("not it")
+    copy.write_text("not it", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"copy.txt: not tiny Shakespeare"):
         read_tiny_shakespeare(str(copy), "nowhere")

@@ -127,7 +127,7 @@ def folder(tmp_path):
             mode = ("RGB", "L", "RGBA", "P")[i % 4]
             image = Image.new("RGB", (20 + i, 20), (level, level, level)).convert(mode)
             image.save(tmp_path / "pets" / name / f"{i}.png")
-    (tmp_path / "pets" / "cats" / "notes.txt").write_text("not an image")
+    (tmp_path / "pets" / "cats" / "notes.txt").write_text("not an image", encoding="utf-8")
     return tmp_path / "pets"
 
 

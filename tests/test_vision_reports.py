@@ -53,7 +53,7 @@ def test_class_accuracies_and_curves_are_those_of_the_test_split(run):
 
 def test_the_projector_has_each_test_image_with_its_class_and_the_guess(run):
     (facts,) = run.glob("*/images/metadata.tsv")
-    header, *rows = [line.split("\t") for line in facts.read_text().splitlines()]
+    header, *rows = [line.split("\t") for line in facts.read_text(encoding="utf-8").splitlines()]
     features = np.loadtxt(facts.with_name("tensors.tsv"))
     targets = load_run(run).splits().test.targets[:500]
     right = sum(a == b for a, b in rows) / len(rows)

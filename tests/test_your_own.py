@@ -11,7 +11,7 @@ from small_runs import no_drawing  # noqa: F401
 
 from training.errors import UserError
 
-PAGE = (ROOT / "docs" / "your_own.md").read_text()
+PAGE = (ROOT / "docs" / "your_own.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(mine/[\w/.]+)`\n\n```\w+\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 COMMANDS = re.findall(r"^\.venv/bin/python scripts/(\w+)\.py (.*)$", PAGE, re.MULTILINE)
 ANSWERS = re.findall(r"^\| .* \| (`[^|]*) \|$", PAGE, re.MULTILINE)
@@ -34,7 +34,7 @@ def mine(tmp_path, monkeypatch, command_line):
                 text = text.replace(old, new)
             path = tmp_path / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         words = shlex.split(words.replace('"$OPTIONS"', f"'{OPTIONS}'"))
         task = script.partition("_")[2]
         if not task:
@@ -61,7 +61,7 @@ def test_each_command_trains(script, words, mine, tmp_path):
     assert (code, err) == (0, "")
     assert re.search(r"│ test +│", out)
     (folder,) = (tmp_path / "outputs").iterdir()
-    config = (folder / "config.yaml").read_text()
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
     for setting, value in re.findall(r"(?:loss|model|data|optimizer)\.(\w+)=([\d.]+)", words):
         assert f"{setting}: {value}" in config
 

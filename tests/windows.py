@@ -39,13 +39,18 @@ class Lacking(types.ModuleType):
 
     def __init__(self, real: types.ModuleType) -> None:
         super().__init__(real.__name__)
-        self._real = real
+        self.__dict__["_real"] = real
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._real, name, value)
 
     def __getattr__(self, name: str):
         if name in POSIX_NAMES:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} on Windows")
         if name == "open":
             return open_no_folder
+        if name == "platform":
+            return "win32"
         return getattr(self._real, name)
 
 
@@ -66,7 +71,7 @@ def import_on_windows(name, globals=None, locals=None, fromlist=(), level=0):
     if name in POSIX_MODULES:
         raise ModuleNotFoundError(f"No module named {name!r} on Windows", name=name)
     module = real_import(name, globals, locals, fromlist, level)
-    return Lacking(module) if module in (os, signal) else module
+    return Lacking(module) if module in (os, signal, sys) else module
 
 
 def refuse_open_files(name: str) -> None:

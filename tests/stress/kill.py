@@ -133,7 +133,7 @@ def same(a: Any, b: Any) -> bool:
 
 def metrics(folder: Path) -> list[Any]:
     """Return the lines of metrics.jsonl, times left out."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["split"] != "time"]
 
 
@@ -200,7 +200,7 @@ def wait_for_training(folder: Path, process: int) -> float:
 
 def _lines(folder: Path) -> list[str]:
     file = folder / "metrics.jsonl"
-    return file.read_text().splitlines() if file.exists() else []
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 @contextmanager
@@ -259,15 +259,15 @@ def dying_at(point: int, half: bool) -> Iterator[list[str]]:
 def file_operations(task: str, settings: list[str], most: int) -> int:
     """Die at each file operation of the saves; return how many runs ended otherwise."""
     folder, wrong, points = Path("operations"), 0, 0
-    Path("count").write_text("0")
+    Path("count").write_text("0", encoding="utf-8")
 
     def counting() -> None:
         with dying_at(-1, False) as made:
             train(task, *settings, "hydra.run.dir=counted")()
-        Path("count").write_text(str(len(made)))
+        Path("count").write_text(str(len(made)), encoding="utf-8")
 
     assert finish(child(counting)) == 0
-    total = int(Path("count").read_text())
+    total = int(Path("count").read_text(encoding="utf-8"))
     numbers = range(1, total + 1) if total <= most else sorted(random.sample(range(1, total), most))
     for point in numbers:
         for half in (False, True):

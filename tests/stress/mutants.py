@@ -572,10 +572,12 @@ def caught(mutant: Mutant) -> bool:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
         file = copy / mutant.file
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if text.count(mutant.old) < 1:
             raise SystemExit(f"{mutant.name}: {mutant.old!r} is not in {mutant.file}")
-        file.write_text(text.replace(mutant.old, mutant.new) if mutant.old else text)
+        file.write_text(
+            text.replace(mutant.old, mutant.new) if mutant.old else text, encoding="utf-8"
+        )
         tests = [f"tests/test_{name}.py" for name in FILES]
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-qx", "-n0", "--tb=line", "-k", mutant.tests, *tests],

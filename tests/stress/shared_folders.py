@@ -45,7 +45,7 @@ def config(change: Callable[[Any, str, str], None]) -> Payload:
         file = folder / "config.yaml"
         cfg = OmegaConf.load(file)
         change(cfg, str(mark), str(victim))
-        file.write_text(OmegaConf.to_yaml(cfg))
+        file.write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
 
     return payload
 
@@ -63,9 +63,9 @@ def status(change: Callable[[Any], None]) -> Payload:
     """Return a payload that changes status.json."""
 
     def payload(folder: Path, *_: Path) -> None:
-        content = json.loads((folder / "status.json").read_text())
+        content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
         change(content)
-        (folder / "status.json").write_text(json.dumps(content))
+        (folder / "status.json").write_text(json.dumps(content), encoding="utf-8")
 
     return payload
 
@@ -118,7 +118,7 @@ def made(name: str) -> Payload:
     def payload(folder: Path, *_: Path) -> None:
         (folder / name).unlink(missing_ok=True)
         (folder / name).mkdir(parents=True)
-        (folder / name / "file").write_text("")
+        (folder / name / "file").write_text("", encoding="utf-8")
 
     return payload
 
@@ -465,9 +465,9 @@ def read_sweep(folder: Path) -> tuple[int, str]:
     file = folder / "status.json"
     with contextlib.suppress(ValueError, OSError, AttributeError):
         if file.is_file() and not file.is_symlink():
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
             if content.get("status") == "complete":
-                file.write_text(json.dumps(content | {"status": "interrupted"}))
+                file.write_text(json.dumps(content | {"status": "interrupted"}), encoding="utf-8")
     words = ["-m", *SMALL, "seed=1,2", f"hydra.sweep.dir={folder.parent}"]
     return call(train_main, *words, arguments=("ngram",))
 
@@ -487,7 +487,7 @@ def problems(folder: Path, mark: Path, victim: Path, exit_code: int, output: str
     """Yield what a program did beside reading."""
     if mark.exists():
         yield "MARK"
-    if victim.read_text() != "the victim's text\n":
+    if victim.read_text(encoding="utf-8") != "the victim's text\n":
         yield "VICTIM"
     if SECRET in output:
         yield "SECRET on screen"
@@ -545,7 +545,7 @@ def main() -> None:
                 Image.new("L", (8, 8)).save(image)
                 shutil.rmtree(victim.parent, ignore_errors=True)
                 victim.parent.mkdir()
-                victim.write_text("the victim's text\n")
+                victim.write_text("the victim's text\n", encoding="utf-8")
                 folder = place / jobs[task]
                 try:
                     payload(folder, mark, victim)

@@ -3,9 +3,10 @@
     python scripts/compare.py outputs/ngram-compare_losses-1a2b3c4d
     python scripts/compare.py outputs/RUN outputs/RUN ... --out FOLDER
 
-Prints the table and writes it to FOLDER (by default the folder that holds the runs) as compare.md,
-compare.csv and compare.html, a page with the curves and reliability diagrams that opens without a
-server. Runs on other data or of other code are marked, and never averaged with the rest.
+Prints the table and writes it to FOLDER (by default the folder that holds the runs, or the current
+one for runs on different drives) as compare.md, compare.csv and compare.html, a page with the
+curves and reliability diagrams that opens without a server. Runs on other data or of other code are
+marked, and never averaged with the rest.
 """
 
 import os
@@ -16,6 +17,7 @@ from training.cli.runs import find_runs
 from training.cli.script import Parser, run_script
 from training.cli.tables import print_comparisons, write_files
 from training.errors import CheckpointError, ConfigError
+from training.run.folder import from_here
 
 
 def main() -> None:
@@ -30,8 +32,11 @@ def compare_and_write() -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where compare.* are written")
     arguments = parser.parse_args()
     runs = find_runs(arguments.runs)
-    parents = [os.path.abspath(run.folder.parent) for run in runs]
-    folder = arguments.out or Path(os.path.relpath(os.path.commonpath(parents)))
+    try:
+        shared = os.path.commonpath([os.path.abspath(run.folder.parent) for run in runs])
+    except ValueError:  # the runs are on different drives of Windows
+        shared = os.curdir
+    folder = arguments.out or Path(from_here(Path(shared)))
     comparisons = compare(runs)
     try:
         folder.mkdir(parents=True, exist_ok=True)

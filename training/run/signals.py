@@ -7,6 +7,7 @@ evaluation under way.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -71,7 +72,7 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
 @contextmanager
 def _mask(how: str) -> Iterator[None]:
     """Hold the signals back, or not, while the block runs; Windows has nothing of the kind."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(getattr(signal, how), obeyed())
@@ -88,7 +89,7 @@ def passed_on(came: list[int]) -> Iterator[None]:
     They are held back here and in the workers, which inherit that: a worker takes none before its
     first job (then `answer_in_jobs_only` keeps it alive), and others while it is `handling` them.
     """
-    if not hasattr(signal, "sigwait"):  # Windows
+    if sys.platform == "win32":
         yield
         return
     resource_tracker.ensure_running()  # now: it would let signals through where it starts

@@ -186,11 +186,11 @@ def shipped_targets(group: str) -> set[str]:
     name = re.escape(group)
     texts: list[str] = []
     for primary in CONFIGS.glob("*.yaml"):
-        texts += re.findall(rf"^{name}:\n((?: .*\n)*)", primary.read_text(), re.M)
+        texts += re.findall(rf"^{name}:\n((?: .*\n)*)", primary.read_text(encoding="utf-8"), re.M)
     for file in CONFIGS.glob(f"**/{name}/*.yaml"):
-        texts.append(file.read_text())
+        texts.append(file.read_text(encoding="utf-8"))
         for base in re.findall(r"^  - /(\w+)@_here_$", texts[-1], re.M):
-            texts.append((file.parent.parent / f"{base}.yaml").read_text())
+            texts.append((file.parent.parent / f"{base}.yaml").read_text(encoding="utf-8"))
     return {target for text in texts for target in re.findall(r"^ *_target_: (\S+)$", text, re.M)}
 
 
