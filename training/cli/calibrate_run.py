@@ -28,9 +28,9 @@ from training.cli.script import Parser, run_script
 from training.cli.tables import escape_markdown
 from training.errors import CheckpointError, ConfigError, DataError
 from training.evaluation import evaluate, recalibrate
+from training.run.figures import markdown_rows
 from training.run.finished import load_run
 from training.run.folder import write_file, writing
-from training.run.report import markdown_rows
 
 
 def main() -> None:

@@ -13,9 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from training.cli.comparison import Comparison, Row
-from training.run.figures import COLUMNS
+from training.run.figures import COLUMNS, markdown_rows
 from training.run.folder import write_file
-from training.run.report import markdown_rows
 
 # headings of what a narrow screen does without, from the first to the last that it gives up
 LESS_IMPORTANT = (

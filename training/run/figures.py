@@ -20,3 +20,9 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "val_nll": ("val nll", "{:.4f}", False),
     "seconds": ("seconds", "{:.1f}", None),
 }
+
+
+def markdown_rows(cells: list[list[str]]) -> str:
+    """Return headings and rows as a table of Markdown, all but the first column to the right."""
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))

@@ -9,7 +9,7 @@ from torch import nn
 
 from losses import ClassificationLoss
 from training.data import Splits
-from training.run.figures import COLUMNS
+from training.run.figures import COLUMNS, markdown_rows
 from training.run.log import RunLog
 from training.run.untrusted import printable
 
@@ -50,12 +50,6 @@ def print_table(console: Console, rows: dict[str, dict[str, float]], columns: li
 def markdown_table(rows: dict[str, dict[str, float]], columns: list[str]) -> str:
     """Return the same table as text, as TensorBoard shows it."""
     return markdown_rows(_cells(rows, columns))
-
-
-def markdown_rows(cells: list[list[str]]) -> str:
-    """Return headings and rows as a table of Markdown, all but the first column to the right."""
-    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))
 
 
 def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
