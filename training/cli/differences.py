@@ -76,12 +76,10 @@ def difference(values: FloatArray, block_rows: int = 1) -> Difference | None:
     seeds = float(of_seeds.var(ddof=1)) / num_seeds
     blocks = float(np.square(sums).sum()) / n**2 * num_blocks / (num_blocks - 1)
     both = seeds + blocks
-    errors: list[tuple[float, float]] = []
+    errors = [(math.sqrt(seeds), num_seeds - 1.0)] if seeds else []
     if both:  # else it is the same run twice
         freedom = both**2 / (seeds**2 / (num_seeds - 1) + blocks**2 / (num_blocks - 1))
-        errors.append((math.sqrt(both), freedom))
-    if seeds:
-        errors.append((math.sqrt(seeds), num_seeds - 1))
+        errors.insert(0, (math.sqrt(both), freedom))
     p = max((2 * float(stdtr(f, -abs(mean) / error)) for error, f in errors), default=1.0)
     return Difference(mean, tuple(errors), p)
 

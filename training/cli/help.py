@@ -1,11 +1,13 @@
 """What `--help` prints."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -59,34 +61,22 @@ def meanings(task: str) -> Iterator[tuple[str, str, str]]:
     """Yield each setting whose line in the YAML has a comment: its key, default and comment."""
     cfg = compose(task, hydra_too=True)
     folder, name = place_of(task)
-    bases = CONFIGS / "shared.yaml", CONFIGS / f"{name}.yaml", folder / f"{name}.yaml"
-    files = {"": [file for file in bases if file.is_file()]}
-    for group, option_files in options(task).items():
-        chosen = [
-            file for file in option_files if file.stem == cfg.hydra.runtime.choices.get(group)
-        ]
-        files[f"{group}."] = [*sorted(folder.glob("*.yaml")), *chosen]  # the first: included there
     texts: dict[str, str] = {}
-    for prefix, some in files.items():
-        for file in some:
-            texts |= {f"{prefix}{key}": text for key, text in _comments(file)}
+    for file in (CONFIGS / "shared.yaml", CONFIGS / f"{name}.yaml", folder / f"{name}.yaml"):
+        texts |= _comments(file) if file.is_file() else {}
+    for group, files in options(task).items():
+        chosen = [file for file in files if file.stem == cfg.hydra.runtime.choices.get(group)]
+        for file in (*sorted(folder.glob("*.yaml")), *chosen):  # the first: included there
+            texts |= {f"{group}.{key}": text for key, text in _comments(file).items()}
     for key, value in leaves(cfg).items():
         if key in texts and not key.startswith("hydra.") and "${" not in str(value):
             plain = json.dumps(value, separators=(",", ":"), default=list).strip('"')
             yield key, plain, texts[key]
 
 
-def _comments(file: Path) -> Iterator[tuple[str, str]]:
+def _comments(file: Path) -> dict[str, str]:
+    """Return the comment behind each setting of a file, by key: it is read as if the value."""
     text = file.read_text(encoding="utf-8")
-    lines = text.split("\n")
-
-    def walk(node: yaml.Node, prefix: str) -> Iterator[tuple[str, str]]:
-        for key, value in node.value:
-            name = f"{prefix}{key.value}"
-            comment = lines[key.start_mark.line].partition(" # ")[2]
-            if isinstance(value, yaml.MappingNode):
-                yield from walk(value, f"{name}.")
-            elif comment:
-                yield name, comment
-
-    return walk(yaml.compose(text), "")  # type: ignore[arg-type]
+    text = re.sub(r"(?m)^( *\w+: ).*?( # [^$\n]*)$", lambda m: m[1] + json.dumps(m[2]), text)
+    found = leaves(DictConfig(yaml.safe_load(text) or {}))
+    return {key: str(value)[3:] for key, value in found.items() if str(value).startswith(" # ")}

@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,17 +91,8 @@ def train(task: str | Path, *words: str, trusted: Sequence[str] = ()) -> "Traini
     task, trusted = str(task), [trusted] if isinstance(trusted, str) else trusted
     if not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{words}: each must be a text, as in 'seed=2'")
-    _find_modules_of(task)
-    again = [from_here(Path(sys.executable)), "-m", "training", task]
-    again += words_to_repeat(words, trusted)
-    return _run_once(Command(task, list(words), tuple(trusted), False, again))
-
-
-def _find_modules_of(task: str) -> None:
-    """Let the folder of a task of one's own be a place to import from, as a script's is."""
-    folder = str(place_of(task)[0])
-    if task.endswith(".yaml") and folder not in sys.path:
-        sys.path.append(folder)  # last: a losses.py of one's own must not hide the project's
+    command = read_command(task, ["-m", "training", task], words_to_repeat(words, trusted))
+    return _run_once(replace(command, words=[*words]))
 
 
 def run_command(
@@ -135,7 +127,13 @@ def run_command(
 
 
 def read_command(task: str, script: Sequence[str], given: Sequence[str]) -> Command:
-    """Take what is no setting, and not for Hydra, out of the words."""
+    """Take what is no setting, and not for Hydra, out of the words.
+
+    The folder of a task of one's own becomes a place to import from, as a script's is.
+    """
+    folder = str(place_of(task)[0])
+    if task.endswith(".yaml") and folder not in sys.path:
+        sys.path.append(folder)  # last: a losses.py of one's own must not hide the project's
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_trust()
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -161,7 +159,6 @@ def words_to_repeat(words: Iterable[str], trusted: Iterable[str]) -> list[str]:
 
 def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]) -> int:
     task, words = command.task, command.words
-    _find_modules_of(task)
     if {"-h", "--help"} & set(words):
         print_help(task)
         return 0
@@ -208,24 +205,18 @@ def _run_once(
 def _run_hydra(command: Command, words: list[str]) -> None:
     """Let Hydra print what the words ask for, or run the jobs of a sweep."""
 
-    def job(_: DictConfig) -> float:
+    def job(_: DictConfig) -> None:
         own = HydraConfig.get()
         search = [word for word in own.overrides.hydra if word.startswith("hydra.searchpath")]
         this = replace(command, words=[*own.overrides.task, *search])
-        folder = Path(own.runtime.output_dir)
-
-        def run(cfg: DictConfig, folder: Path, **how: Any) -> float:
-            return _run(this, cfg, folder, **how).best
-
+        run = partial(_run, this)
+        work = partial(run_job, this.task, this.words, Path(own.runtime.output_dir), run)
         if multiprocessing.parent_process() is None:
-            return run_job(this.task, this.words, folder, run)
+            return work()
         keep_printing()
         answer_in_jobs_only()
-        try:
-            with handling(stop_now):
-                return run_job(this.task, this.words, folder, run)
-        except Interrupted:  # an error would end the others before they have saved
-            return float("inf")
+        with suppress(Interrupted), handling(stop_now):  # an error would end the others unsaved
+            return work()
 
     sys.argv[1:] = words  # Hydra reads them there
     folder, name = place_of(command.task)

@@ -27,18 +27,16 @@ def tried_rates(runs: Iterable[RunRecord]) -> list[Tried]:
     found: dict[str, tuple[RunRecord, dict[float, list[float]]]] = {}
     for run in runs:
         others = {key: value for key, value in run.settings.items() if key != SETTING}
-        ends = {"complete": run.figures.get("val_nll", math.nan), "diverged": math.inf}
+        ends = {"complete": run.figures.get("val_nll"), "diverged": math.inf}
+        nll, rate = ends.get(run.status), run.settings.get(SETTING)
         key = json.dumps([run.task, run.data, run.code, run.loss, others])
         by_rate = found.setdefault(key, (replace(run, settings=others), {}))[1]
-        by_rate.setdefault(run.settings.get(SETTING, 0.0), []).append(
-            ends.get(run.status, math.nan)
-        )
+        if isinstance(rate, float) and rate > 0 and nll is not None and nll > -math.inf:
+            by_rate.setdefault(rate, []).append(nll)
     tried = []
-    for label, (run, by_rate) in zip(
-        labels([run for run, _ in found.values()]), found.values(), strict=True
-    ):
-        rates = sorted(rate for rate in by_rate if isinstance(rate, float) and rate > 0)
-        means = {rate: fmean(by_rate[rate]) for rate in rates if fmean(by_rate[rate]) > -math.inf}
+    names = labels([run for run, _ in found.values()])
+    for label, (run, by_rate) in zip(names, found.values(), strict=True):
+        means = {rate: fmean(nlls) for rate, nlls in sorted(by_rate.items())}
         if len(means) >= LEAST and min(means.values()) < math.inf:
             tried.append((label, run.loss, means))
     return tried

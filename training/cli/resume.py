@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from training.cli.settings import choices_and_values, place_of, put_on_top, settings_of
+from training.cli.settings import choices_and_values, parse, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
 from training.run.folder import STATUS, read_status
 from training.run.identity import SOURCES, leaves
@@ -29,18 +29,13 @@ def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, dict[str, Any]
         return None
     folder = newest_unfinished(task) if given[-1] == "auto" else Path(given[-1])
     refuse_links(folder)
-    cfg = resumed_settings(folder, words, task)
+    settings = [word for word in words if not word.startswith("resume=")]
+    cfg = resumed_settings(folder, settings, task)
     run = read_status(folder).get("run")
     if not isinstance(run, dict) or not isinstance(run.get("loss"), str):
         raise CheckpointError(f"{folder / STATUS}: does not say what the run is; train it again")
-    choices, values = choices_and_values(task, settings_in(words))
-    own = [each.key_or_group for each in (*choices, *values)]
+    own = [parse(word).key_or_group for word in settings]
     return folder, {"cfg": cfg, "loss": run["loss"], "own": own}
-
-
-def settings_in(words: Sequence[str]) -> list[str]:
-    """Return the words that are settings of the run itself."""
-    return [word for word in words if not word.startswith(("resume=", "hydra.searchpath="))]
 
 
 def newest_unfinished(task: str) -> Path:
@@ -66,7 +61,7 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     if (other := stored.get("task")) != place_of(task)[1]:
         raise ConfigError(f"resume={folder}: is a run of the task {other}; go on with its script")
     search = [word for word in words if word.startswith("hydra.searchpath=")]
-    choices, values = choices_and_values(task, settings_in(words))
+    choices, values = choices_and_values(task, [word for word in words if word not in search])
     cfg = copy.deepcopy(stored)
     for choice in choices:
         word, group = str(choice.input_line), choice.key_or_group

@@ -34,10 +34,6 @@ class RunRecord:
     settings: dict[str, Any]
     block_rows: int = 1  # consecutive test rows that are one draw of chance
 
-    def __post_init__(self) -> None:
-        if type(self.block_rows) is not int or self.block_rows < 1:
-            raise ValueError(f"block_rows is {self.block_rows}, not a number from 1")
-
 
 def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     """Return the runs in these folders, each a run or a folder of runs."""
@@ -45,18 +41,15 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     for path in map(Path, paths):
         found = [path]
         if not (path / STATUS).is_file():
-            found = sorted(file.parent for file in path.glob(f"*/{STATUS}"))
-            found = [folder for folder in found if not _ended_before_its_data(folder)]
+            jobs = {f.parent: read_status(f.parent) for f in sorted(path.glob(f"*/{STATUS}"))}
+            # a job of a sweep may have failed, or stand, before it knew what it trains on
+            found = [
+                f for f, s in jobs.items() if "run" in s or s.get("status") in (None, "complete")
+            ]
         if not found:
             raise DataError(f"{path}: holds no run to compare; give folders from outputs/")
         folders |= dict.fromkeys(found)
     return [read_run(folder) for folder in folders]
-
-
-def _ended_before_its_data(folder: Path) -> bool:
-    """Say whether a job of a sweep failed, or stands, before it knew what it trains on."""
-    status = read_status(folder)
-    return "run" not in status and status.get("status", "complete") != "complete"
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -70,8 +63,8 @@ def read_run(folder: Path) -> RunRecord:
             kind: Any = get_origin(field.type) or field.type
             if not isinstance(getattr(run, field.name), kind):
                 raise TypeError(f"{field.name} is no {kind.__name__}")
-        if not all(isinstance(name, str) for name in run.table):
-            raise TypeError("table holds no names")
+        if not all(isinstance(name, str) for name in run.table) or run.block_rows < 1:
+            raise ValueError("table holds no names, or block_rows is below 1")
         return run
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -57,21 +57,20 @@ def sweep_folder(task: str, words: list[str]) -> tuple[Path, list[str], bool]:
     return folder, [*for_hydra, f"{FOLDER}={folder}"], is_parallel
 
 
-def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]) -> float:
+def run_job(task: str, words: list[str], folder: Path, run: Callable[..., object]) -> None:
     """Run one job, unless it is complete; a failure is printed at once and the others go on."""
     before = read_status(folder)
     if before.get("status") == "complete":
         print(f"{folder.name}: complete already", flush=True)
-        return 0.0
+        return
     try:
         cfg, hydra_cfg = settings_of(task, words)
         resumed = (folder / CONFIG).exists()
         if resumed:  # an interrupted job of this sweep, unless its folder has another's
             refuse_changes(read_config(folder), kept_settings(cfg))
         loss = hydra_cfg.runtime.choices["loss"]
-        nll = run(cfg, folder, loss=loss, quiet=True, resumed=resumed)
+        run(cfg, folder, loss=loss, quiet=True, resumed=resumed)
         print(f"{folder.name}: {_result(read_run(folder))}", flush=True)
-        return nll
     except Exception as error:
         if interruption(error):
             raise
@@ -84,7 +83,6 @@ def run_job(task: str, words: list[str], folder: Path, run: Callable[..., float]
                 write_status(folder, **status, message=str(error), exit_code=code)
         if not os.path.lexists(folder / STATUS):
             (folder / STATUS).touch()  # so that the summary names the job in any case
-        return float("inf")
 
 
 def how_jobs_stand(folder: Path) -> str:

@@ -16,18 +16,10 @@ from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS, markdown_rows
 from training.run.folder import write_file
 
-# headings of what a narrow screen does without, from the first to the last that it gives up
-LESS_IMPORTANT = (
-    "seconds",
-    "val nll",
-    "ECE own link",
-    "ECE softmax",
-    "Brier",
-    "perplexity",
-    "calibration",
-    "refinement",
-    "seeds",
-    "ECE at T",
+# headings: what a narrow screen shows before all others, and the first four in any case
+IMPORTANT = (
+    *("loss", "nll", "accuracy", "ECE"),
+    *("ECE at T", "seeds", "refinement", "calibration", "val nll"),
 )
 
 
@@ -71,9 +63,10 @@ def print_comparisons(comparisons: Iterable[Comparison], width: int | None = Non
     console = Console(width=width, highlight=False)
     for comparison in comparisons:
         rows = cells(comparison)
-        left_out: list[str] = []
-        for heading in (*LESS_IMPORTANT, ""):
-            kept = [i for i, cell in enumerate(rows[0]) if cell.plain not in left_out]
+        headings = [heading.plain for heading in rows[0]]
+        ranked = dict.fromkeys([*(name for name in IMPORTANT if name in headings), *headings])
+        for count in (*range(len(headings), 4, -1), 4):
+            kept = [i for i, name in enumerate(headings) if name in [*ranked][:count]]
             label, *names = (rows[0][i] for i in kept)
             numbers = (Column(name, justify="right", no_wrap=True) for name in names)
             table = Table(Column(label, overflow="fold"), *numbers)
@@ -82,11 +75,10 @@ def print_comparisons(comparisons: Iterable[Comparison], width: int | None = Non
             unlimited = console.options.update(width=10_000)
             if console.measure(table, options=unlimited).maximum <= console.width:
                 break
-            left_out.append(heading)
         console.print()
         console.print(Text(comparison.protocol), soft_wrap=True)
         console.print(table)
-        if len(kept) < len(rows[0]):
+        if len(kept) < len(headings):
             console.print("a wider screen and compare.html show more columns", soft_wrap=True)
         for note in comparison.notes:
             console.print(Text(note), soft_wrap=True)
