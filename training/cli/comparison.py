@@ -25,7 +25,6 @@ class Row:
     """The runs of one configuration: they differ in nothing but the seed."""
 
     label: str
-    loss: str
     runs: tuple[RunRecord, ...]
     excluded: str = ""  # why the row is shown but not compared, as in "other data"
     differences: Differences = field(default_factory=dict)  # to the baseline, by figure
@@ -85,7 +84,7 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     lowest: dict[str, Row] = {}  # of each loss the row with the lowest validation nll
     compared = [row for row in rows if not row.excluded]
     for row in sorted(compared, key=lambda row: row.mean("val_nll")):
-        lowest.setdefault(row.loss, row)
+        lowest.setdefault(row.runs[0].loss, row)
     baseline = lowest.get(first.baseline)
     legend = "mean ± standard deviation over seeds; bold: the best; "
     about: list[str] = []
@@ -132,7 +131,7 @@ def _rows(runs: Sequence[RunRecord]) -> tuple[list[Row], list[str]]:
         (data, code), first = counts.most_common(1)[0][0], members[0]
         other = ["data"] * (first.data != data) + ["code"] * (first.code != code)
         excluded = f"other {' and '.join(other)}" if other else ""
-        rows.append(Row(label, first.loss, members, excluded))
+        rows.append(Row(label, members, excluded))
     return sorted(rows, key=lambda row: (bool(row.excluded), row.mean("nll"))), notes
 
 

@@ -105,10 +105,9 @@ def ece_parts(table: FloatArray) -> FloatArray:
     difference is a little too wide where a gap is near zero.
     """
     residual = table[:, 2] - table[:, 1]
-    scored = ~np.isnan(residual)
-    bins = np.zeros(len(table), dtype=np.int64)
-    bins[scored] = np.clip(np.ceil(table[scored, 2] * NUM_BINS - 1e-6) - 1, 0, NUM_BINS - 1)
-    gaps = np.bincount(bins[scored], residual[scored], NUM_BINS)
+    confidence, weights = np.nan_to_num(table[:, 2]), np.nan_to_num(residual)  # 0: not scored
+    bins = np.clip(np.ceil(confidence * NUM_BINS - 1e-6) - 1, 0, NUM_BINS - 1).astype(np.int64)
+    gaps = np.bincount(bins, weights, NUM_BINS)
     return residual * np.sign(gaps)[bins]
 
 
@@ -174,7 +173,6 @@ def _differences(a: Sequence[FloatArray], b: Sequence[FloatArray], block_rows: i
     found = {}
     for figure, of_rows in MEASURED.items():
         old, new = (np.stack([of_rows(table) for table in tables]) for tables in (a, b))
-        is_finite = not (np.isinf(old) | np.isinf(new)).any()
-        if is_finite and (each := difference(new - old, block_rows)):
+        if not np.isinf([old, new]).any() and (each := difference(new - old, block_rows)):
             found[figure] = each
     return found
