@@ -1,4 +1,4 @@
-"""The figures of a run that tables show: their headings, formats, and which way is better."""
+"""The figures of a run that tables show: headings, formats, which way is better; no torch here."""
 
 # name: (heading, format, whether more is better; None: neither is)
 COLUMNS: dict[str, tuple[str, str, bool | None]] = {
