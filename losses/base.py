@@ -16,8 +16,6 @@ from losses.gradient import QuickForm, count_for_nothing, is_transformed
 Weight = checks.Values | None
 Reduction = Literal["mean", "sum", "none"]
 Link = Literal["own", "softmax"]
-TotalAndNormaliser = tuple[Tensor, Tensor]  # of a batch, both ()
-LossesAndShares = tuple[Tensor, Tensor]  # of its elements, both (N, d1..dk), before they are summed
 
 TINY = torch.finfo(torch.float32).tiny  # where no target counts, 0 / TINY is 0, and 0 / 0 is not
 
@@ -96,8 +94,7 @@ class ClassificationLoss(nn.Module):
         Targets that are ignored arrive as class 0, and their losses are set to 0 afterwards. Losses
         are multiplied by the weights afterwards, too, unless the class sets `includes_weight`.
         """
-        name = type(self).__name__
-        raise NotImplementedError(f"{name} must define elementwise(logits, targets)")
+        raise NotImplementedError(f"{type(self).__name__} must define elementwise(logits, targets)")
 
     def soft_elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each element, weights included, where targets are probabilities.
@@ -132,8 +129,8 @@ class ClassificationLoss(nn.Module):
 
     def sums(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> TotalAndNormaliser:
-        """Return (total, normaliser), whose quotient is the mean loss.
+    ) -> tuple[Tensor, Tensor]:
+        """Return (total, normaliser), both (), whose quotient is the mean loss.
 
         The normaliser is the sum of the weights of the targets that count: without weights, their
         number. Both add up over any cut of the batch into rows.
@@ -165,8 +162,10 @@ class ClassificationLoss(nn.Module):
             self.check(logits, targets)
             self._checked = logits.numel() > 0
 
-    def _unreduced(self, logits: Tensor, targets: Tensor, inputs: Tensor | None) -> LossesAndShares:
-        """Return the losses, zero where ignored, and what each adds to the normaliser."""
+    def _unreduced(
+        self, logits: Tensor, targets: Tensor, inputs: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (N, d1..dk), zero where ignored, and what each adds to the normaliser."""
         soft = checks.shapes(logits, targets, self.weight)
         self._check_first(logits, targets)
         if logits.ndim == 1:

@@ -133,7 +133,8 @@ def class_probabilities(targets: Tensor, ignore_index: int) -> None:
     """Check that floating-point targets (N, C, d1..dk) are probabilities over axis 1."""
     if ignore_index >= 0:
         raise ValueError(f"ignore_index must be < 0 with class probabilities, got {ignore_index}")
-    if not (targets >= 0).all() or not _sum_to_one(targets):  # NaN is not
+    off = (targets.sum(1, dtype=torch.float32) - 1).abs()
+    if not ((targets >= 0).all() and (off <= _tolerance(targets)).all()):  # NaN is not
         raise ValueError(
             "targets given as class probabilities must be >= 0 and sum to 1 over the class axis "
             f"(1), got a least entry of {targets.min():g} and a least sum of "
@@ -176,17 +177,17 @@ def whole_of_rows(values: Tensor) -> int:
     """Return what every row sums to, rounding allowed, if none is < 0: 1 or 100, else 0."""
     if not values.numel() or not (values >= 0).all():
         return 0
-    for whole in (1, 100):
-        shares = values.cpu().double() / whole
-        off = float((shares.sum(1) - 1).abs().max())
-        if off <= _tolerance(values):
-            return whole
-        for unit in (10.0**-k for k in range(1, 7)):
-            slack = torch.finfo(values.dtype).eps / unit  # by which the type moves a value of 1
-            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2) + 1e-6:
-                multiples = shares / unit
-                if ((multiples - multiples.round()).abs() <= slack * shares + 1e-9).all():
-                    return whole
+    whole = 1 if float(values.sum(1).max()) < 10 else 100
+    shares, digits = values.cpu().double() / whole, torch.finfo(values.dtype).eps
+    off = float((shares.sum(1) - 1).abs().max())
+    if off <= _tolerance(values):
+        return whole
+    for k in range(1, 7):
+        # a type with few digits of its own cannot show to how many decimals a number was rounded
+        if off <= min(0.02, values.shape[1] * 10.0**-k / 2) + 1e-6 and 10.0**-k > 5 * digits:
+            rest = (shares - shares.round(decimals=k)).abs()
+            if (rest <= digits * shares + 1e-15).all():
+                return whole
     return 0
 
 
@@ -198,11 +199,6 @@ def log_probabilities(log_probs: Tensor) -> None:
             f"log_probs must be normalised, got a logsumexp off by {off.max():.2g}, such as that "
             "of probabilities or of raw logits: use log_softmax(logits, 1) first"
         )
-
-
-def _sum_to_one(values: Tensor) -> bool:
-    off = (values.sum(1, dtype=torch.float32) - 1).abs()
-    return bool((off <= _tolerance(values)).all())
 
 
 def _tolerance(values: Tensor) -> float:

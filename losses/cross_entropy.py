@@ -9,8 +9,8 @@ from losses.base import (
     ClassificationLoss,
     Link,
     Reduction,
-    TotalAndNormaliser,
     Weight,
+    at_least_float32,
     class_axis,
     log_softmax,
 )
@@ -70,7 +70,7 @@ class CrossEntropyLoss(ClassificationLoss):
 
     def sums(
         self, logits: Tensor, targets: Tensor, inputs: Tensor | None = None
-    ) -> TotalAndNormaliser:
+    ) -> tuple[Tensor, Tensor]:
         """Return (total, normaliser), in the usual case from torch's kernel that computes both."""
         if not self._checked:
             self._check_first(logits, targets)
@@ -79,8 +79,7 @@ class CrossEntropyLoss(ClassificationLoss):
         try:
             if usual and logits.ndim == 2 and not targets.is_floating_point():
                 logits = count_for_nothing(logits, targets, self.ignore_index)
-                half = logits.dtype in (torch.float16, torch.bfloat16)
-                log_probs = (logits.float() if half else logits).log_softmax(1)
+                log_probs = at_least_float32(logits).log_softmax(1)
                 weight = None if self.weight is None else self.weight.to(log_probs.dtype)
                 return _NLL_SUMS(log_probs, targets.long(), weight, 2, self.ignore_index)
         except (AttributeError, IndexError, RuntimeError, TypeError):

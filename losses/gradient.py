@@ -30,17 +30,18 @@ def count_for_nothing(logits: Tensor, targets: Tensor, ignore_index: int) -> Ten
 
     The logits are (N, C, d1..dk), the targets (N, d1..dk).
     """
-    ignored = targets == ignore_index
+    is_traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if targets.is_cpu and not is_traced:  # a GPU is not waited for
+        few = targets.ndim == 1 and targets.numel() < 1000  # sooner read through as a list
+        if ignore_index not in (targets.tolist() if few else targets):
+            return logits
     if is_transformed(logits):
-        return logits.masked_fill(ignored.unsqueeze(1), 0)
-    if logits.requires_grad and (not ignored.is_cpu or ignored.any()):  # a GPU is not waited for
-
-        def without_ignored(slope: Tensor | None) -> Tensor | None:
-            return None if slope is None else slope.masked_fill(ignored.unsqueeze(1), 0)
-
-        logits = logits.view_as(logits)  # the hook is only for what comes from here
-        if logits.requires_grad:  # not under no_grad
-            logits.register_hook(without_ignored)
+        return logits.masked_fill((targets == ignore_index).unsqueeze(1), 0)
+    if not (logits.requires_grad and torch.is_grad_enabled()):
+        return logits
+    ignored = (targets == ignore_index).unsqueeze(1)
+    logits = logits.view_as(logits)  # the hook is only for what comes from here
+    logits.register_hook(lambda slope: None if slope is None else slope.masked_fill(ignored, 0))
     return logits
 
 

@@ -113,19 +113,10 @@ def smooth_error(residual: FloatArray) -> float:
     cosines = (mirrored * np.exp(-0.5j * np.pi * k / len(residual))).real
     spectrum = cosines * np.exp(0.5j * np.pi * k / NUM_POINTS)
 
-    low, high, sigma, power = 0.0, 1.0, 0.05, 0.8
-    last: tuple[float, float] | None = None
+    low, high = 0.0, 1.0
     while high - low > TOLERANCE:
+        sigma = (low + high) / 2
         decay = np.exp(-0.5 * (np.pi * k * sigma) ** 2)
         error = float(np.abs(np.fft.irfft(spectrum * decay)[:NUM_POINTS]).sum())
-        if abs(error - sigma) <= TOLERANCE:
-            break
         low, high = (sigma, high) if error > sigma else (low, sigma)
-        # smECE is nearly a power of sigma, so secant steps on log(error / sigma) converge fast.
-        log_sigma, log_ratio = math.log(sigma), math.log(max(error, 1e-300) / sigma)
-        if last:
-            power = min(max((log_sigma - last[0]) / (last[1] - log_ratio), 0.3), 1.0)
-        last = log_sigma, log_ratio
-        guess = math.exp(log_sigma + power * log_ratio)
-        sigma = guess if low < guess < high else (low + high) / 2
-    return sigma
+    return (low + high) / 2

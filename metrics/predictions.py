@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metrics.calibration_error import Bins
 from metrics.reliability import draw_reliability, reliability_data
-from metrics.rows import cached_rows, whole_of_rows
+from metrics.rows import whole_of_rows
 from metrics.temperature import TemperatureFit, apply_temperature, fit_temperature
 from metrics.tracker import Metrics
 
@@ -142,9 +142,7 @@ def _measured(
     log_probs: Tensor, targets: Tensor, num_bins: int, ignore_index: int
 ) -> MetricsReport:
     metrics = Metrics(log_probs.shape[1], num_bins=num_bins, ignore_index=ignore_index)
-    rows = cached_rows(log_probs.shape[1], "cpu")
-    for some, of_some in zip(log_probs.split(rows), targets.split(rows), strict=True):
-        metrics.update(some, of_some)
+    metrics.update(log_probs, targets)
     return MetricsReport(metrics.compute(), metrics.bins())
 
 

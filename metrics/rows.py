@@ -65,17 +65,17 @@ def whole_of_rows(values: Tensor, tolerance: float) -> int:
     """
     if not values.numel() or not (values >= 0).all():
         return 0
-    for whole in (1, 100):
-        shares = values.double() / whole
-        off = float((shares.sum(1) - 1).abs().max())
-        if off <= tolerance:
-            return whole
-        for unit in (10.0**-k for k in range(1, 7)):
-            slack = torch.finfo(values.dtype).eps / unit  # by which the type moves a value of 1
-            if slack < 0.2 and off <= min(0.02, values.shape[1] * unit / 2) + 1e-6:
-                multiples = shares / unit
-                if ((multiples - multiples.round()).abs() <= slack * shares + 1e-9).all():
-                    return whole
+    whole = 1 if float(values.sum(1).max()) < 10 else 100
+    shares, digits = values.double() / whole, torch.finfo(values.dtype).eps
+    off = float((shares.sum(1) - 1).abs().max())
+    if off <= tolerance:
+        return whole
+    for k in range(1, 7):
+        # a type with few digits of its own cannot show to how many decimals a number was rounded
+        if off <= min(0.02, values.shape[1] * 10.0**-k / 2) + 1e-6 and 10.0**-k > 5 * digits:
+            rest = (shares - shares.round(decimals=k)).abs()
+            if (rest <= digits * shares + 1e-15).all():
+                return whole
     return 0
 
 

@@ -22,7 +22,7 @@ Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 SOME_ROWS = 1000  # from so many on, a sixteenth of the rows is fitted first
 MAX_SOME = 2**26  # numbers among which that sixteenth is sought, to bound the memory
-WIDTH = 1e4  # T is sought between scale / WIDTH and scale * WIDTH
+WIDTH = 1e4  # T is sought between spread / WIDTH and spread * WIDTH
 CLEAR = 1.645  # standard errors: chance alone exceeds them one time in 20
 
 
@@ -66,16 +66,18 @@ class TemperatureFit:
 
 
 class Point(NamedTuple):
-    """A split's nll at some beta and its derivatives by beta, all means over rows."""
+    """What one pass at some beta finds: nll, its derivatives by beta and more, means over rows."""
 
     nll: float
     slope: float
     curvature: float
     third: float
+    spread: float  # mean distance of a score from its target's; 0 if not asked
+    wrong: float  # share of the targets that are not ranked first
     nlls: Tensor  # of each row, (n,)
 
 
-Evaluate = Callable[[float], tuple[Point, float, int]]
+Evaluate = Callable[[float], Point]
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
@@ -116,20 +118,19 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
     """
     some: list[tuple[Tensor, Tensor]] = []
     evaluate = partial(_evaluate, chunks, ignore_index)
-    start, variance, wrong = evaluate(1.0, some)
-    if variance == 0:  # every class is as probable as every other, at any T
+    start = evaluate(1.0, some)
+    if start.spread == 0:  # every class is as probable as every other, at any T
         return TemperatureFit(1.0, None, start.nll, start.nll)
-    scale = math.sqrt(variance)  # the scores' standard deviation within a row
-    low, high = min(1.0, 1 / (WIDTH * scale)), max(1.0, WIDTH / scale)
-    if wrong == 0:
-        beta, point = high, evaluate(high)[0]
+    low, high = min(1.0, 1 / (WIDTH * start.spread)), max(1.0, WIDTH / start.spread)
+    if start.wrong == 0:
+        beta, point = high, evaluate(high)
     else:
         beta, point = 1.0, start
         if sum(len(classes) for _, classes in some) >= SOME_ROWS:
             of_some = partial(_evaluate, lambda: some, ignore_index)
-            near, _ = _minimum(of_some, 1.0, of_some(1.0)[0], low, high)
+            near, _ = _minimum(of_some, 1.0, of_some(1.0), low, high)
             if low < near < high:
-                beta, point = near, evaluate(near)[0]
+                beta, point = near, evaluate(near)
         beta, point = _minimum(evaluate, beta, point, low, high)
     bounds: dict[float, Literal["lower", "upper"]] = {high: "lower", low: "upper"}
     at_bound = bounds.get(beta)
@@ -151,7 +152,7 @@ def _minimum(
     """
     ends = (low, high)
     for _ in range(100):
-        nll, slope, curvature, third, _ = point
+        nll, slope, curvature, third, *_ = point
         low, high = (beta, high) if slope < 0 else (low, beta)
         curvature = max(curvature, 1e-300)
         bend = slope * third / (2 * curvature)  # what Halley's step adds to Newton's
@@ -164,7 +165,7 @@ def _minimum(
         if guess == beta:
             break
         beta = guess
-        point = evaluate(beta)[0]
+        point = evaluate(beta)
     return beta, point
 
 
@@ -174,12 +175,8 @@ def _evaluate(
     ignore_index: int,
     beta: float,
     some: list[tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Point, float, int]:
-    """Go through the split once; return means over rows, and how many targets are not ranked first.
-
-    The means are those of nll and its derivatives at `beta` and, where `some` is given, of the
-    variance of the scores within a row. Every sixteenth row is put into `some`.
-    """
+) -> Point:
+    """Go through the split once; if `some` is given, put every sixteenth row into it."""
     total = torch.zeros(6, dtype=torch.float64)
     num_rows, nlls = 0, []
     for log_probs, targets in chunks():
@@ -201,12 +198,12 @@ def _evaluate(
         raise ValueError(
             "cannot fit a temperature: a row holds NaN or +inf, or gives its target probability 0"
         )
-    nll, slope, curvature, third, variance, _ = (total / num_rows).tolist()
-    return Point(nll, slope, curvature, third, torch.cat(nlls)), variance, int(total[5])
+    nll, slope, curvature, third, spread, wrong = (total / num_rows).tolist()
+    return Point(nll, slope, curvature, third, spread, wrong, torch.cat(nlls))
 
 
-def _of_rows(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) -> Tensor:
-    """Return what `_evaluate` takes the means of, (n, 6); the variance is 0 if not asked.
+def _of_rows(scores: Tensor, classes: Tensor, beta: float, with_spread: bool) -> Tensor:
+    """Return the figures of a `Point` for each row, (n, 6); the spread is 0 if not asked.
 
     Scores are (n, C), classes (n, 1).
     """
@@ -215,15 +212,12 @@ def _of_rows(scores: Tensor, classes: Tensor, beta: float, with_variance: bool) 
     weights = torch.sub(margins, top).mul_(beta).exp_()  # softmax, up to its denominator
     total = weights.sum(1, keepdim=True)
     nll = beta * top + total.log()
-    variance = torch.zeros_like(nll)
-    if with_variance:
-        possible = margins > -math.inf
-        finite, count = margins.where(possible, 0), possible.sum(1, keepdim=True)
-        mean = finite.sum(1, keepdim=True) / count
-        variance = finite.sub_(mean).mul_(possible).square_().sum(1, keepdim=True) / count
+    spread = torch.zeros_like(nll)
+    if with_spread:
+        spread = margins.where(margins > -math.inf, 0).abs_().mean(1, keepdim=True)
     margins.clamp_(min=-1e150)  # of impossible classes: 0 times this, however often, is 0
     mean = (weights * margins).sum(1, keepdim=True) / total
     margins.sub_(mean)
     curvature = weights.mul_(margins).mul_(margins).sum(1, keepdim=True) / total
     third = weights.mul_(margins).sum(1, keepdim=True) / total
-    return torch.cat([nll, mean, curvature, third, variance, (top > 0).double()], 1)
+    return torch.cat([nll, mean, curvature, third, spread, (top > 0).double()], 1)
