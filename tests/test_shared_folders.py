@@ -396,7 +396,7 @@ BOMB = "x0: &x0 [1]\n" + "".join(
         (BOMB, "has an alias"),
         ("x: " + "y" * 10**6, "is longer"),
         ("1: x", r"must be of the kind|no name"),
-        ("[" * 10**4, "cannot be read"),
+        ("[" * 10**6, "without end"),
         ("model: ngram", "must be of the kind"),
     ],
 )
@@ -447,6 +447,19 @@ def test_weights_with_facts_of_another_kind_are_one_line(field, make, reason, co
     torch.save(state | {field: make(state)}, file)
 
     with pytest.raises(CheckpointError, match=reason):
+        load_run(copied)
+
+
+def test_lists_of_a_checkpoint_that_hold_each_other_without_end_are_refused(copied, monkeypatch):
+    file = copied / "checkpoints" / "best.pt"
+    monkeypatch.setattr("training.run.checkpoint.MOST_VALUES", 10**4)
+    load_run(copied)
+    bomb = [1.0]
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    torch.save(torch.load(file, weights_only=True) | {"more": bomb}, file)
+
+    with pytest.raises(CheckpointError, match="holds more than 10,000 values"):
         load_run(copied)
 
 

@@ -1,5 +1,7 @@
 """A user's mistakes: each is one line, and each kind has its exit code."""
 
+import sys
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can fix; printed as one line, no traceback."""
@@ -33,6 +35,17 @@ class CheckpointError(UserError):
     """A run folder or checkpoint that cannot be read or written."""
 
     exit_code = 5
+
+
+def warn(message: str) -> None:
+    """Print what a run goes on without."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, or of what caused it; its type where it has no words."""
+    lines = str(error.__cause__ or error).strip().split("\n")
+    return lines[0] or type(error).__name__
 
 
 def check_setting(name: str, value: object, is_allowed: bool, allowed: str) -> None:

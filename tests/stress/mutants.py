@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(
         "checksums are not compared",
         CHECKPOINT,
-        "            check_archive(file)\n",
+        "        check_archive(path)\n",
         "",
         "checksum or damaged",
     ),
@@ -175,7 +175,7 @@ MUTANTS = [
     Mutant(
         "written in place",
         FOLDER,
-        'path.with_name(f"{path.name}.{os.getpid()}.tmp")',
+        'path.parent / f"{path.name}.{os.getpid()}.tmp"',
         "path",
         "synced or file_operation or no_temporary_file",
     ),
@@ -425,8 +425,8 @@ MUTANTS = [
     Mutant(
         "what is from the environment is logged",
         f"{RUN}build.py",
-        "as_written(cfg, is_secret), loss",
-        "cfg, loss",
+        "written = as_written(cfg, is_secret)",
+        "written = cfg",
         "neither_kept_nor_logged",
     ),
     Mutant("links are followed", FOLDER, "        refuse_links(folder)\n", "", "holds_a_link"),

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from training.errors import DataError
-from training.run.folder import STATUS, read_metrics, read_status
+from training.run.folder import STATUS, Curves, read_curves, read_status
 from training.run.untrusted import refuse_links
 
 Figures = dict[str, float]
-Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, value)
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,6 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: cannot be read as a run ({error!r}): it is damaged, or older than this"
             " program; leave it out"
         ) from error
-
-
-def read_curves(folder: Path) -> Curves:
-    """Return the figures of a run's `metrics.jsonl` by tag."""
-    curves: Curves = {}
-    for entry in read_metrics(folder):
-        step, split = entry.pop("step"), entry.pop("split")
-        for name, value in entry.items():
-            curves.setdefault(f"{split}/{name}", []).append((step, value))
-    return curves
 
 
 def last_figures(curves: Curves) -> Figures:

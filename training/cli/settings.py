@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from training.cli.folder_names import slug, unique_stamp
 from training.cli.hydra_versions import VERSION_BASE, register_resolver
@@ -174,7 +174,7 @@ def put_on_top(cfg: DictConfig, overrides: Iterable[Override], task: str) -> Non
             raise ConfigError(f"{word}: must be a value of its own")
         # of a constructor's numbers and texts it says itself whether null may stand there
         is_argument = "." in key and not key.endswith("._target_")
-        null = key == "threads" or (is_argument and not isinstance(default, bool | ListConfig))
+        null = key == "threads" or (is_argument and not isinstance(default, bool | list))
         if (kind := wanted(value, default)) and not (value is None and null):
             raise ConfigError(f"{word}: must be {kind}")
         if isinstance(value, int) and type(default) is float:
@@ -190,7 +190,7 @@ def wanted(value: Any, default: Any) -> str | None:
     largest = LARGEST.get(type(value))
     if largest and not abs(value) <= largest:  # NaN, too
         return "a finite number"
-    if isinstance(default, ListConfig):
+    if isinstance(default, list):
         if not isinstance(value, list):
             return "a list, as in [a,b]"
         kinds = [wanted(item, default[0]) for item in value if default]

@@ -17,15 +17,15 @@ from losses import ClassificationLoss
 from metrics import Metrics
 from training.data import Splits, stream_seed
 from training.distributed import from_main, local_rank, rank, world_size
-from training.errors import ConfigError, DataError
+from training.errors import ConfigError, DataError, first_line
 from training.evaluation import has_features_and_head
 from training.loop import Training
 from training.run.figures import COLUMNS
-from training.run.finished import Teacher
+from training.run.finished import FinishedRun
 from training.run.identity import identity
-from training.run.kept_settings import as_written, is_secret, kept_settings
+from training.run.kept_settings import GROUPS, as_written, is_secret, kept_settings
 from training.run.state import TrainingRun
-from training.run.targets import first_line, where, with_facts
+from training.run.targets import where, with_facts
 
 Make = Callable[..., Any]  # `instantiate`, once it knows whom to trust
 
@@ -36,7 +36,7 @@ def build(
     folder: Path,
     console: Console,
     make: Make,
-    teacher: Teacher | None = None,
+    teacher: FinishedRun | None = None,
 ) -> TrainingRun:
     """Return the run that `cfg` describes, with the loss of option `loss`; write nothing.
 
@@ -59,8 +59,9 @@ def build(
     cut = {n: getattr(splits, n).first(settings.max_rows) for n in ("val", "calibration", "test")}
     splits = replace(splits, **cut).to(device)
     torch.manual_seed(stream_seed(cfg.seed, "init"))
-    if teacher:
-        teacher.check(splits.class_names)
+    if teacher and teacher.class_names != splits.class_names:
+        problem = "was trained on other data, with other classes"
+        raise ConfigError(f"teacher={teacher.folder}: {problem}")
     filled = with_facts(cfg, splits.num_classes, splits.class_counts, logits_of)
     first_inputs = splits.train.batch(slice(0, 1))[0]
     model, loss_fn, optimizer, schedule = build_parts(filled, device, make, first_inputs)
@@ -120,7 +121,7 @@ def check_values(cfg: DictConfig) -> None:
     """Refuse values that no constructor would."""
     if not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed={cfg.seed}: must be from 0 to 4294967295")
-    for name in ("data", "model", "loss", "optimizer", "scheduler", "trainer"):
+    for name in GROUPS:
         if not isinstance(cfg.get(name), DictConfig):
             raise ConfigError(f"{name}={cfg.get(name)}: choose an option, as `--help` lists them")
     for name in cfg.table:
@@ -184,10 +185,9 @@ def try_first_examples(training: Training, splits: Splits) -> None:
         try:
             training.called_model(inputs)
         except Exception as error:  # of torch's compiler, or of the C++ compiler behind it
-            reason = (str(error).strip() or repr(error)).split("\n")[0]
             raise ConfigError(
-                f"trainer.compile=true: torch cannot compile the model here ({reason});"
-                " trainer.compile=false trains without"
+                "trainer.compile=true: torch cannot compile the model here"
+                f" ({first_line(error)}); trainer.compile=false trains without"
             ) from error
 
 
@@ -211,11 +211,9 @@ def called(model: Callable[[Tensor], Any], inputs: Tensor, name: str) -> Any:
 
 def pick_device(name: str) -> torch.device:
     """Return the device of that name; "auto" is cuda where there is one, else cpu."""
-    here, several = ["cpu"], world_size() > 1
-    if torch.backends.mps.is_available() and not several:
-        here.append("mps")
-    if torch.cuda.is_available():
-        here.insert(0, "cuda")
+    several = world_size() > 1
+    has_mps = torch.backends.mps.is_available() and not several
+    here = ["cuda"] * torch.cuda.is_available() + ["cpu"] + ["mps"] * has_mps
     if name == "auto":  # a CPU trains models of this size more quickly than mps
         name = here[0]
     if name == "cuda" and several:  # each process its own

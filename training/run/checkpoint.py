@@ -1,21 +1,21 @@
 """Checkpoints: plain types, written whole or not at all, and checked before they are believed."""
 
 import io
-import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.errors import CheckpointError
+from training.errors import CheckpointError, first_line, warn
 from training.run.folder import write_file, writing
 
 FORMAT = 1
 BEST = "checkpoints/best.pt"  # in a run folder: the weights of the lowest validation nll
 KEPT = 2  # of the checkpoints to resume from; one would be lost with its only damaged file
+MOST_VALUES = 10**7  # of one checkpoint, once each is counted wherever it stands
 SCHEMA: dict[str, type] = {"model": dict, "step": int}
 BEST_SCHEMA = SCHEMA | {"class_names": list, "class_counts": Tensor}
 
@@ -34,10 +34,8 @@ def load_checkpoint(path: Path, schema: dict[str, type] = SCHEMA) -> dict[str, A
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give the folder of a finished run")
     try:
-        with path.open("rb") as file:
-            check_archive(file)
-            file.seek(0)
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        check_archive(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if (found := state.get("format")) != FORMAT:
             raise ValueError(f"format is {found}, expected {FORMAT}")
         for name, kind in schema.items():
@@ -47,15 +45,15 @@ def load_checkpoint(path: Path, schema: dict[str, type] = SCHEMA) -> dict[str, A
                 raise ValueError(f"field {name} is out of range")
         check_tensors(state)
     except Exception as error:  # damaged files raise a dozen different types
-        lines = [*str(error).split("\n"), type(error).__name__]
-        reason = next((line for line in lines if "Error: " in line), lines[0] or lines[-1]).strip()
+        lines = str(error).split("\n")  # torch's own name the error in one of many
+        reason = next((line for line in lines if "Error: " in line), first_line(error)).strip()
         raise CheckpointError(f"{path}: cannot be used ({reason})") from error
     return state
 
 
-def check_archive(file: BinaryIO) -> None:
+def check_archive(path: Path) -> None:
     """Compare every record with its checksum, which torch does not."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("holds compressed records, torch writes none")
         bad = archive.testzip()
@@ -63,16 +61,25 @@ def check_archive(file: BinaryIO) -> None:
         raise ValueError(f"checksum of {bad} is wrong")
 
 
-def check_tensors(value: Any) -> None:
-    """Refuse tensors that say they are larger than what the file holds of them."""
-    if isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            check_tensors(inner)
-    elif isinstance(value, Tensor):
-        if value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError(f"holds a tensor of {value.layout} on {value.device}")
-        if value.nbytes > max(value.untyped_storage().nbytes(), 10**6):  # small ones may repeat
-            raise ValueError(f"holds a tensor of {value.nbytes:,} bytes, which are not in the file")
+def check_tensors(state: Any) -> None:
+    """Refuse tensors that say they are larger than what the file holds of them.
+
+    Nor may lists within lists be without end: ten that each hold the next one twice are a thousand.
+    """
+    left = [state]
+    for _ in range(MOST_VALUES):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, dict | list | tuple):
+            left += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu":
+                raise ValueError(f"holds a tensor of {value.layout} on {value.device}")
+            size = value.nbytes
+            if size > max(value.untyped_storage().nbytes(), 10**6):  # small ones may repeat
+                raise ValueError(f"holds a tensor of {size:,} bytes, which are not in the file")
+    raise ValueError(f"holds more than {MOST_VALUES:,} values")
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
@@ -142,7 +149,7 @@ def load_newest(folder: Path, schema: dict[str, type]) -> dict[str, Any]:
             damaged[path] = error
             continue
         for other, problem in damaged.items():
-            print(f"warning: {problem}; {path.name} is used", file=sys.stderr)
+            warn(f"{problem}; {path.name} is used")
             with writing(other):
                 other.replace(f"{other}.damaged")
         return state

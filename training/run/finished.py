@@ -49,6 +49,19 @@ class FinishedRun:
             )
         return splits
 
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the model's, wherever the inputs are: what the loss of a student asks for."""
+        try:
+            logits: Tensor = self.model.to(inputs.device)(inputs)
+        except (IndexError, RuntimeError) as error:
+            problem = f"teacher {self.folder} was trained on other data: {error}"
+            raise ValueError(problem) from error
+        return logits
+
+    def digest(self) -> str:
+        """Return a digest of its weights: the same, wherever its folder lies."""
+        return hashlib.sha256((self.folder / BEST).read_bytes()).hexdigest()[:16]
+
 
 def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
     """Return the run in `folder` with the weights of its best checkpoint.
@@ -71,40 +84,13 @@ def load_run(folder: str | Path, trusted: Sequence[str] = ()) -> FinishedRun:
     return FinishedRun(folder, cfg, model, loss_fn, tuple(names), state["step"], tuple(trusted))
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """The model of a finished run: inputs -> logits, wherever the inputs are."""
-
-    run: FinishedRun
-
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Return what the loss asks for."""
-        try:
-            logits: Tensor = self.run.model.to(inputs.device)(inputs)
-        except (IndexError, RuntimeError) as error:
-            folder = self.run.folder
-            raise ValueError(f"teacher {folder} was trained on other data: {error}") from error
-        return logits
-
-    def check(self, class_names: tuple[str, ...]) -> None:
-        """Refuse a student with other classes."""
-        if class_names != self.run.class_names:
-            raise ConfigError(
-                f"teacher={self.run.folder}: was trained on other data, with other classes"
-            )
-
-    def digest(self) -> str:
-        """Return a digest of its weights: the same, wherever its folder lies."""
-        return hashlib.sha256((self.run.folder / BEST).read_bytes()).hexdigest()[:16]
-
-
-def load_teacher(cfg: DictConfig, trusted: Sequence[str] = ()) -> Teacher | None:
+def load_teacher(cfg: DictConfig, trusted: Sequence[str] = ()) -> FinishedRun | None:
     """Return the teacher that `cfg` names, if the loss asks for one."""
     if "${facts.teacher}" not in leaves(cfg).values():
         return None
     if cfg.teacher is None:
         raise ConfigError("teacher: is required; set it with teacher=RUN, a finished run's folder")
     try:
-        return Teacher(load_run(str(cfg.teacher), trusted))
+        return load_run(str(cfg.teacher), trusted)
     except UserError as error:
         raise type(error)(f"teacher={cfg.teacher}: {error}") from error

@@ -1,7 +1,6 @@
 """Train a run to its end: epochs, evaluations, the best weights kept, and the test."""
 
 import math
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -10,7 +9,7 @@ from rich.progress import Progress
 
 from metrics import MetricsReport, PerExample
 from training.distributed import agreed_signal, from_main
-from training.errors import UserError
+from training.errors import UserError, warn
 from training.evaluation import evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
@@ -185,7 +184,7 @@ def report(run: TrainingRun, log: RunLog, *, final: bool) -> list[Report]:
         except UserError:
             raise
         except Exception as error:  # of data that it was not made for; the run is worth more
-            print(f"warning: report.{name} is left out: {error!r}", file=sys.stderr)
+            warn(f"report.{name} is left out: {error!r}")
     return reports
 
 
@@ -227,9 +226,8 @@ def finish(run: TrainingRun) -> None:
     console.print(shown, soft_wrap=True)  # a wrapped path cannot be copied
     guess = math.log(splits.num_classes)
     if run.best > guess:
-        print(
-            f"warning: {run.folder.name} is worse than guessing: its best {chosen_by(run)} nll,"
+        warn(
+            f"{run.folder.name} is worse than guessing: its best {chosen_by(run)} nll,"
             f" {run.best:,.4f}, is above ln {splits.num_classes} = {guess:.4f}; try a lower"
-            f" optimizer.lr than {training.base_lrs[0]:g}, or trainer.clip_norm=1",
-            file=sys.stderr,
+            f" optimizer.lr than {training.base_lrs[0]:g}, or trainer.clip_norm=1"
         )

@@ -18,10 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError, ConfigError, warn
 from training.run.untrusted import is_plain, read_json, refuse_links
 
 CONFIG, STATUS, METRICS = "config.yaml", "status.json", "metrics.jsonl"
+Curves = dict[str, list[tuple[int, float]]]  # tag, as in "val/nll": (step, value)
 
 
 @contextmanager
@@ -37,24 +38,19 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise CheckpointError(f"{folder}: in use by {_owner(folder)}") from None
+            status, owner = read_status(folder), "another process"  # the lock does not say which
+            if status.get("status") == "running":  # else it has not come to write its own
+                owner = f"process {status.get('pid')} on {status.get('host')}"
+            raise CheckpointError(f"{folder}: in use by {owner}") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             # a file system without locks
-            print(f"warning: {folder}: cannot be locked ({error.strerror})", file=sys.stderr)
+            warn(f"{folder}: cannot be locked ({error.strerror})")
     try:
         yield
     finally:
         lock.release()
-
-
-def _owner(folder: Path) -> str:
-    """Name the process at work in a folder; the lock does not say who holds it."""
-    status = read_status(folder)
-    if status.get("status") != "running":  # it has not come to write its own
-        return "another process"
-    return f"process {status.get('pid')} on {status.get('host')}"
 
 
 def claim(folder: Path) -> None:
@@ -114,18 +110,12 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
             with suppress(OSError):
                 free = shutil.disk_usage(path.parent).free
                 reason = f"disk full: {size:,} bytes needed, {free:,} free; {error.strerror}"
-                if _no_more_files(path.parent):
-                    reason = (
-                        f"the file system holds as many files as it can (inodes); {free:,} free"
-                    )
+                # Windows has no such call, and some file systems have no such limit
+                system = os.statvfs(path.parent) if hasattr(os, "statvfs") else None
+                if system and system.f_files and not system.f_favail:
+                    limit = "the file system holds as many files as it can (inodes)"
+                    reason = f"{limit}; {free:,} free"
         raise CheckpointError(f"{path}: cannot be written ({reason})") from error
-
-
-def _no_more_files(folder: Path) -> bool:
-    if not hasattr(os, "statvfs"):  # Windows, whose file systems know no such limit
-        return False
-    system = os.statvfs(folder)
-    return system.f_files > 0 and system.f_favail == 0
 
 
 def write_file(path: Path, content: bytes | memoryview, *, durable: bool = True) -> None:
@@ -180,15 +170,14 @@ class GrowingFile:
         self.size, self.checksum = len(content), zlib.crc32(content)
         if (self.size, self.checksum) != (size, checksum):
             lost = f"{size - self.size:,} bytes are missing" if self.size < size else "was changed"
-            print(f"warning: {path}: {lost}; what it shows may have gaps", file=sys.stderr)
+            warn(f"{path}: {lost}; what it shows may have gaps")
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         """Append `data`; it reaches the file with the next `flush`, or before."""
         with writing(self.path, len(data)):
             self.file.write(data)
         self.size += len(data)
         self.checksum = zlib.crc32(data, self.checksum)
-        return len(data)
 
     def is_in_place(self) -> bool:
         """Say whether the file that is written to is still the one at its path."""
@@ -228,3 +217,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         if not is_right or any(1e100 < abs(value) < math.inf for value in entry.values()):
             raise ValueError(f"{METRICS} has a line of another kind")
     return lines
+
+
+def read_curves(folder: Path) -> Curves:
+    """Return the figures of a run's `metrics.jsonl` by tag."""
+    curves: Curves = {}
+    for entry in read_metrics(folder):
+        step, split = entry.pop("step"), entry.pop("split")
+        for name, value in entry.items():
+            curves.setdefault(f"{split}/{name}", []).append((step, value))
+    return curves

@@ -4,10 +4,11 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PLACES = ("data.path", "data.root")
@@ -54,18 +55,13 @@ def identity(
 
 def comparable_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings that figures depend on, seed apart; what follows the seed unresolved."""
-    settings: dict[str, Any] = {}
-    for key, raw in leaves(cfg).items():
-        if not key.startswith(SETTINGS) or key in LEFT_OUT:
-            continue
-        value = raw
-        if "${" in str(raw) and "${seed}" not in str(raw):
-            try:
-                value = OmegaConf.select(cfg, key)
-            except OmegaConfBaseException:  # a fact: known from the data, which has its own digest
-                continue
-        settings[key] = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
-    return settings
+    settings = DictConfig({})
+    for key, value in leaves(cfg).items():
+        if key.startswith(SETTINGS) and key not in LEFT_OUT:
+            is_taken_from = "${" in str(value) and "${seed}" not in str(value)
+            with suppress(OmegaConfBaseException):  # a fact of the data, which has its own digest
+                settings[key] = OmegaConf.select(cfg, key) if is_taken_from else value
+    return OmegaConf.to_container(settings)  # type: ignore[return-value]
 
 
 def code_version(packages: Iterable[str]) -> str:
@@ -79,19 +75,13 @@ def code_version(packages: Iterable[str]) -> str:
     return sha.hexdigest()[:8]
 
 
-def leaves(cfg: DictConfig, prefix: str = "") -> dict[str, Any]:
+def leaves(cfg: DictConfig | dict[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Return every setting by its dotted key, interpolations as they are written."""
     found: dict[str, Any] = {}
-    for key in map(str, cfg):
+    settings: Any = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
+    for key, value in settings.items():
         name = f"{prefix}{key}"
-        if OmegaConf.is_missing(cfg, key):
-            found[name] = REQUIRED
-        elif OmegaConf.is_interpolation(cfg, key):
-            found[name] = cfg._get_node(key)._value()  # type: ignore[union-attr]
-        elif isinstance(cfg[key], DictConfig):
-            found |= leaves(cfg[key], f"{name}.")
-        else:
-            found[name] = cfg[key]
+        found |= leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found
 
 

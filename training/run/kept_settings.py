@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from training.errors import CheckpointError
 from training.run.folder import CONFIG
 from training.run.identity import leaves
+from training.run.untrusted import changed
 
 LONGEST = 10**6  # bytes of config.yaml, and letters of the settings once references are followed
 NAME = r"[A-Za-z_]\w*"
@@ -39,15 +40,12 @@ def as_written(cfg: DictConfig, is_meant: Callable[[str], bool]) -> DictConfig:
     """Return settings in which the texts that `is_meant` picks are never resolved."""
 
     def escaped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: escaped(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [escaped(inner) for inner in value]
         if isinstance(value, str) and is_meant(value):
             return re.sub(r"\\*\$\{", r"\\${", value)
         return value
 
-    return OmegaConf.create(escaped(OmegaConf.to_container(cfg)), flags={"allow_objects": True})
+    settings = changed(OmegaConf.to_container(cfg), escaped)
+    return OmegaConf.create(settings, flags={"allow_objects": True})
 
 
 def without_secrets(message: str, cfg: DictConfig) -> str:
@@ -83,8 +81,14 @@ def read_config(folder: Path) -> DictConfig:
         text = path.read_bytes()[: LONGEST + 1].decode()
         if len(text) > LONGEST:
             raise ValueError(f"is longer than {LONGEST:,} bytes")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("has an alias, which no run writes")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("has an alias, which no run writes")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > 100:  # the parser would take minutes
+                raise ValueError("has lists within lists without end")
         cfg = OmegaConf.load(io.StringIO(text))
         if not isinstance(cfg, DictConfig):
             raise ValueError("holds no settings")
@@ -104,26 +108,23 @@ def check_settings(settings: Any) -> None:
             raise ValueError(f"{name} must be of the kind {kind.__name__}")
     if not isinstance(settings.get("report") or {}, dict):
         raise ValueError("report must be of the kind dict")
+    changed(settings, lambda value: value, check_name)
 
     @cache
-    def length_of(name: str) -> int:
+    def length(name: str) -> int:
         value = settings
         for part in name.split("."):
-            if not isinstance(value, dict):
-                raise ValueError(f"${{{name}}} refers to nothing")
-            value = value.get(part)
-        return length(value)
+            value = value.get(part) if isinstance(value, dict) else None
+        return length_of(str(value))
 
-    def length(value: Any) -> int:
-        if isinstance(value, dict):
-            if bad := [key for key in value if not (isinstance(key, str) and "." not in key)]:
-                raise ValueError(f"{bad[0]!r} is no name of a setting")
-            return 1 + sum(map(length, value.values()))
-        if isinstance(value, list):
-            return 1 + sum(map(length, value))
-        if not isinstance(value, str):
-            return 1
-        return len(value) + sum(map(length_of, REFERENCE.findall(value)))
+    def length_of(text: str) -> int:
+        return len(text) + sum(map(length, REFERENCE.findall(text)))
 
-    if length(settings) > LONGEST:
+    if length_of(str(settings)) > LONGEST:
         raise ValueError("is too large once its references are followed")
+
+
+def check_name(name: Any) -> None:
+    """Refuse what is no name of one setting: with a dot in it, it would pass for another's."""
+    if not isinstance(name, str) or "." in name:
+        raise ValueError(f"{name!r} is no name of a setting")

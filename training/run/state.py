@@ -1,6 +1,5 @@
 """One run: what it trains, on what, where it is kept, and how far it has come."""
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from torch import nn
 from losses import ClassificationLoss
 from training.data import Splits, stream_seed
 from training.distributed import agreed_signal, from_all, from_main, is_main, rank, world_size
-from training.errors import CheckpointError, ConfigError, DivergedError
+from training.errors import CheckpointError, ConfigError, DivergedError, warn
 from training.loop import Training
 from training.run import checkpoint
-from training.run.folder import read_metrics, write_status
+from training.run.folder import read_curves, write_status
 from training.run.log import Positions, RunLog
 from training.run.report import Reporter
 from training.run.signals import Interrupted
@@ -73,12 +72,7 @@ class TrainingRun:
     @property
     def figures(self) -> dict[str, float]:
         """The last value of each figure by its tag, as in "test/nll"."""
-        return {
-            f"{line['split']}/{name}": value
-            for line in read_metrics(self.folder)
-            for name, value in line.items()
-            if name not in ("step", "split")
-        }
+        return {tag: points[-1][1] for tag, points in read_curves(self.folder).items()}
 
     def stop_if_asked(self) -> None:
         """Obey a signal that came to any process."""
@@ -200,10 +194,9 @@ def check_best(run: TrainingRun) -> None:
     except CheckpointError as error:
         found = error
     if found != run.best_step:
-        print(
-            f"warning: {checkpoint.BEST} is not of step {run.best_step} ({found});"
-            " the best weights from here on are kept",
-            file=sys.stderr,
+        warn(
+            f"{checkpoint.BEST} is not of step {run.best_step} ({found});"
+            " the best weights from here on are kept"
         )
         run.best, run.best_step, run.best_epoch = float("inf"), 0, 0
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.errors import ConfigError, UserError
+from training.errors import ConfigError, UserError, first_line
 from training.run.folder import from_here
 from training.run.identity import REQUIRED, leaves
 
@@ -170,15 +170,14 @@ def _is_in(name: str, packages: Iterable[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def kinds_of(group: str) -> tuple[type, ...]:
+def kinds_of(group: str) -> type | tuple[()]:
     """Return the class, if there is one, whose subclasses a run folder may name in a group."""
     import torch  # takes seconds, which a mistake on the command line does not wait for
 
     from losses import ClassificationLoss
 
-    optimizers = (torch.optim.Optimizer,)
-    kinds = {"model": (torch.nn.Module,), "loss": (ClassificationLoss,), "optimizer": optimizers}
-    return kinds.get(group, ())
+    modules, optimizers = torch.nn.Module, torch.optim.Optimizer
+    return {"model": modules, "loss": ClassificationLoss, "optimizer": optimizers}.get(group, ())
 
 
 def shipped_targets(group: str) -> set[str]:
@@ -199,9 +198,3 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/site-packages/" not in frame.filename]
     return f" ({from_here(Path(own[-1].filename))}:{own[-1].lineno})"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or of what caused it; its type where it has no words."""
-    lines = str(error.__cause__ or error).strip().split("\n")
-    return lines[0] or type(error).__name__

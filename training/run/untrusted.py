@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.errors import CheckpointError, UserError
+from training.errors import CheckpointError, UserError, first_line
 
 
 @contextmanager
@@ -18,8 +18,7 @@ def folder_at_fault(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # types and sizes that no constructor thought of raise anything
-        reason = (str(error).strip() or "no words").split("\n")[0][:400]
-        problem = f"{type(error).__name__}: {reason}"
+        problem = f"{type(error).__name__}: {first_line(error)[:400]}"
         raise CheckpointError(f"{folder}: cannot be used as it is ({problem})") from error
 
 
@@ -27,18 +26,25 @@ def read_json(text: str) -> Any:
     """Return what JSON of a run says, its texts `printable` and its numbers of 64 bits."""
 
     def safe(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {printable(key): safe(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [safe(inner) for inner in value]
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError("a number of more than 64 bits")
         return printable(value) if isinstance(value, str) else value
 
     try:
-        return safe(json.loads(text))
+        return changed(json.loads(text), safe, printable)
     except RecursionError as error:
         raise ValueError("lists within lists without end") from error
+
+
+def changed(
+    value: Any, change: Callable[[Any], Any], change_key: Callable[[Any], Any] = lambda key: key
+) -> Any:
+    """Return plain data in which each value that holds no others is changed, and each key."""
+    if isinstance(value, dict):
+        return {change_key(k): changed(v, change, change_key) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [changed(inner, change, change_key) for inner in value]
+    return change(value)
 
 
 def printable(text: str, keep: str = "") -> str:
