@@ -124,6 +124,6 @@ class WordEmbedding:
             vectors = embedding.weight.detach().cpu()[ids]
             heights = counts[ids].double().log1p().numpy()
             colours = torch.tensor(colormaps["viridis"](heights / heights.max())).float()
-            squares = colours[:, :3, None, None].expand(-1, -1, 8, 8)
+            squares = colours[:, :3, None, None].expand(-1, -1, 12, 12)
             context.log.embedding("words", vectors, columns, context.step, squares)
         return Report()
