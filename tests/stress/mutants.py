@@ -434,7 +434,7 @@ MUTANTS = [
         "training/cli/main.py",
         "without_secrets(str(error), cfg)",
         "str(error)",
-        "from_the_environment_as_it_was_typed",
+        "from_the_environment_as_it_was_written",
     ),
     Mutant(
         "a folder has its data fetched",
