@@ -1,5 +1,6 @@
 """Small real runs that several tests share; no network, no accelerator, nothing outside."""
 
+import signal
 import sys
 from contextlib import chdir
 from pathlib import Path
@@ -18,6 +19,8 @@ from training.running_loss import RunningLoss
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import scripts
 
+if hasattr(signal, "SIGHUP"):  # `nohup` has it ignored, and then no run answers it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)  # tests run side by side with whatever else the machine does
 
 SMALL = [

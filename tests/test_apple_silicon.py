@@ -59,6 +59,7 @@ def assert_same_figures(tmp_path, monkeypatch, capsys):
     return assert_same_figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", QUICK)
 def test_mps_gives_the_figures_of_the_cpu(task, assert_same_figures):
     assert_same_figures(*QUICK[task], "loss=weighted", task=task)

@@ -78,6 +78,7 @@ def test_a_room_does_without_what_is_not_its_business(room):
         assert not used & (NOT_IN[room] - allowed), file
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_can_be_copied_into_other_projects(tmp_path):
     program = "import sys\n"
     for room in ("losses", "metrics"):

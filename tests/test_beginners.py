@@ -173,6 +173,7 @@ def test_a_dataset_is_the_tensors_in_it():
     assert splits.class_counts.tolist() == [7, 7, 6] and len(splits.val) == 0
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_does_not_hide_the_projects(tmp_path):
     assert "mine/losses.py" in FILES
     for file, text in FILES.items():

@@ -226,6 +226,7 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(RunLog, "figure", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name != "distillation"])
 def test_smoke_runs_every_stage_under_each_loss(loss, command_line):

@@ -311,6 +311,7 @@ def figures(folder):
     return [line for line in read_metrics(folder) if line["split"] != "time"]
 
 
+@pytest.mark.slow
 def test_two_processes_leave_what_one_leaves(tmp_path):
     quiet = [f"model.{name}=0" for name in ("dropout", "output_dropout", "input_dropout", "noise")]
     cfg = compose(*RUN, *quiet)
@@ -333,6 +334,7 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_and_any_number_goes_on(tmp_path, capsys):
     folder, whole, alone = (tmp_path / name for name in ("stopped", "whole", "alone"))
     cfg = compose(*RUN)

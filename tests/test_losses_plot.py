@@ -77,6 +77,7 @@ def test_naive_log_softmax_is_lost_where_the_stable_one_is_right():
     assert_close(stable[1:], heights[1:])
 
 
+@pytest.mark.slow
 def test_softmax_before_the_loss_costs_what_is_written():
     steps = torch.tensor([1, 200])
     curves = plot_losses.pipeline_curves(steps)
@@ -88,6 +89,7 @@ def test_softmax_before_the_loss_costs_what_is_written():
     assert f"{wrong_nll[-1]:.2f} in the end" in list(curves)[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", plot_losses.FIGURES)
 def test_no_two_curves_are_alike_and_what_is_written_lies_inside_the_axes(name):
     figure = plot_losses.draw(name)

@@ -33,6 +33,7 @@ def results(tmp_path_factory):
     return [receiver.recv() for receiver, _ in pipes]
 
 
+@pytest.mark.slow
 def test_every_process_has_the_figures_of_all_rows(results):
     whole = measure(*sample(1001))
 

@@ -43,9 +43,8 @@ def importable(monkeypatch):
         monkeypatch.syspath_prepend(OUTSIDE / name)
 
 
-@pytest.mark.parametrize(
-    "name", ["moons", "segmentation", pytest.param("resnet18", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moons", "segmentation", "resnet18"])
 def test_an_outside_program_is_trained_calibrated_and_compared(
     name, command_line, tmp_path, monkeypatch, capsys
 ):

@@ -86,6 +86,7 @@ def test_a_job_that_diverged_or_broke_does_not_end_the_others(command_line, monk
     assert code == 1 and err.count("Traceback") == 2 and out.count("failed: a bug") == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_was_interrupted_goes_on_in_its_folder(command_line, monkeypatch):
     words = ("-m", *LIGHT, "loss=mse,cross_entropy", "trainer.save_every=1")
     real = fit.save
@@ -121,6 +122,7 @@ def test_a_job_whose_folder_has_other_settings_is_refused(command_line, monkeypa
     assert command_line(*words)[0] == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monkeypatch, tmp_path):
     (tmp_path / "mine_to_sweep.py").write_text(
         "from losses import FocalLoss\nclass Mine(FocalLoss): pass\n",
@@ -176,6 +178,7 @@ def test_compare_losses_gives_each_loss_its_own_learning_rate_and_all_the_same_s
         assert cfg.optimizer.lr == rates[loss]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lock", "status.json"])
 def test_a_job_whose_folder_cannot_be_written_has_its_exit_code(name, command_line):
     words = ("-m", *LIGHT, "seed=1", "hydra.sweep.dir=sweep")

@@ -144,6 +144,7 @@ def test_the_config_and_verse_are_text_and_diagrams_are_few(run):
     assert len(events.Images("~test/reliability")) == 1
 
 
+@pytest.mark.slow
 def test_hparams_show_a_row_a_loss_configuration_that_opens_to_its_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(RunLog, "figure", lambda *_: None)
     small = [*SMALL, "trainer.epochs=1", "report.kneser_ney.max_order=0", "report.verse.lines=0"]

@@ -27,6 +27,7 @@ def broken_torchvision(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_stage_where_torchvision_is_broken(command_line, broken_torchvision):
     code, out, err = command_line("debug=smoke", task="vision")
 

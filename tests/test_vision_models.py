@@ -72,6 +72,7 @@ def images():
     return instantiate(compose(task="vision").data).train.first(32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_thirty_two_images_reach_zero_error_under_each_loss(loss, run, images):
     teacher = [f"teacher={run}"] if loss == "distillation" else []

@@ -37,6 +37,7 @@ def assert_names_are_allowed(folder):
     assert not wrong
 
 
+@pytest.mark.slow
 def test_a_sweep_on_windows_writes_its_comparison_with_any_screen(tmp_path):
     words = (*TINY, "report.verse.lines=0", "seed=1,2", "hydra.sweep.dir='out/é'")
 

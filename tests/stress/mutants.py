@@ -330,14 +330,14 @@ MUTANTS = [
     Mutant(
         "a closed terminal is not obeyed",
         "training/run/signals.py",
-        '("SIGTERM", "SIGINT", "SIGHUP")',
-        '("SIGTERM", "SIGINT")',
+        'hangup = getattr(signal, "SIGHUP", None)',
+        "hangup = None",
         "signal_is_obeyed",
     ),
     Mutant(
         "nohup is not obeyed",
         "training/run/signals.py",
-        " and signal.getsignal(number) != signal.SIG_IGN",
+        " and signal.getsignal(hangup) != signal.SIG_IGN",
         "",
         "ignored_at_the_start",
     ),

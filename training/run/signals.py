@@ -46,12 +46,15 @@ def interruption(error: BaseException | None) -> Interrupted | None:
 
 
 def obeyed() -> set[signal.Signals]:
-    """Return the signals that stop a run: those that whoever started it did not have ignored.
+    """Return the signals that stop a run; SIGHUP is none where `nohup` has it ignored.
 
-    `nohup` has SIGHUP ignored, which Windows does not know.
+    Windows does not know SIGHUP.
     """
-    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGHUP")]
-    return {number for number in known if number and signal.getsignal(number) != signal.SIG_IGN}
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.add(hangup)
+    return numbers
 
 
 @contextmanager
@@ -97,11 +100,12 @@ def passed_on(came: list[int]) -> Iterator[None]:
 
     def pass_on() -> None:
         number = signal.sigwait(numbers)
-        while not over.wait(0.2):  # again and again, since each job that is left has to be told
+        while not over.is_set():  # again and again, since each job that is left has to be told
             came[:] = [number]
             for worker in multiprocessing.active_children():
                 with suppress(ProcessLookupError):
                     os.kill(cast(int, worker.pid), number)
+            over.wait(0.2)
 
     with _mask("SIG_BLOCK"):
         thread = threading.Thread(target=pass_on, daemon=True)
