@@ -19,8 +19,8 @@ from training.running_loss import RunningLoss
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests can import scripts
 
-if hasattr(signal, "SIGHUP"):  # `nohup` has it ignored, and then no run answers it
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if hasattr(signal, "SIGHUP"):  # `nohup` has it ignored, and then no run would answer it
+    signal.signal(signal.SIGHUP, lambda *_: None)
 torch.set_num_threads(1)  # tests run side by side with whatever else the machine does
 
 SMALL = [
