@@ -615,11 +615,13 @@ def caught(mutant: Mutant) -> bool:
             text=True,
             check=False,
         )
-    verdict = {0: "passes", 1: "caught"}.get(done.returncode, f"no answer ({done.returncode})")
+    code = done.returncode
+    is_caught = code == 1 or code < 0  # by a test, or by a signal such as SIGSEGV
+    verdict = "caught" if is_caught else "passes" if code == 0 else f"no answer ({code})"
     reason = done.stdout.partition("FAILURES ===")[2] or done.stdout
     shown = " ".join(reason.replace(str(copy), "").split()).strip("= ")[:300]
     print(f"{verdict:8} {mutant.name}: {shown}", flush=True)
-    return done.returncode == 1
+    return is_caught
 
 
 if __name__ == "__main__":
