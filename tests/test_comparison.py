@@ -93,29 +93,65 @@ def test_a_difference_has_scipys_p_value_where_the_test_split_has_no_noise(outpu
     assert not any(row.differs(name) for row in (focal, mse) for name in ("accuracy", "ece"))
 
 
-def note_of(comparison, word):
-    (note,) = [note for note in comparison.notes if word in note]
-    return note
-
-
-def test_two_seeds_have_no_star_and_the_line_says_why(outputs):
+def test_two_seeds_tell_nothing_and_the_verdict_says_why(outputs):
     shutil.rmtree(outputs / "mse-seed2")
     (outputs / "focal-seed2" / "examples.npy").unlink()
 
     comparison = only([outputs])
+    of_focal, of_mse = comparison.verdict
 
     assert not any(row.differences for row in comparison.rows)
-    assert "no star for mse: fewer than 3 seeds in common with cross_entropy" in note_of(
-        comparison, "two are alike by chance"
-    )
-    assert "no star for focal" in note_of(comparison, "same test rows in examples.npy")
+    assert of_mse.startswith("nothing can be said of mse: fewer than 3 seeds in common")
+    assert of_focal.startswith("nothing can be said of focal: its runs and cross_entropy's do not")
+    assert not any("*" in note for note in comparison.notes)  # explained where there is one
 
 
-def test_the_smallest_difference_that_would_have_been_found_is_printed(outputs):
+def test_the_verdict_names_what_differs_by_how_much_and_how_little_would_have_been_found(
+    outputs, capsys
+):
+    for seed, nll in ((1, 4.0), (2, 4.1), (3, 4.4)):
+        for loss, shift, right in (("bce", 0.25, 50), ("nll", -0.125, 150)):
+            shifted = nll + shift + 0.001 * seed
+            folder = write_run(outputs / f"{loss}-seed{seed}", loss, seed, shifted)
+            rows = np.stack([shifted + SPREAD_OF_ROWS, np.arange(200) < right, [0.35] * 200], 1)
+            np.save(folder / "examples.npy", rows.astype(np.float32))
+
     comparison = only([outputs])
-    sizes = [row.differences["nll"].smallest() for row in comparison.rows[1:]]
+    sizes = [row.differences["nll"].smallest() for row in comparison.rows if row.differences]
+    *found, rest = comparison.verdict
+    print_comparisons([comparison], 240)
 
-    assert f"nll {min(sizes):.4f} to {max(sizes):.4f}" in note_of(comparison, "4 times in 5")
+    mse = np.mean([0.5 + 0.004 * seed for seed in (1, 2, 3)])
+    assert found == [
+        "better than cross_entropy beyond noise, in nll: nll by 0.1230 nats",
+        f"worse than cross_entropy beyond noise, in nll: mse by {mse:.4f}; bce by 0.2520 nats",
+        "better than cross_entropy beyond noise, in accuracy: nll by 50.00 points",
+        "worse than cross_entropy beyond noise, in ECE: nll by 0.3000",  # .1 to |.35 - .75|
+    ]
+    assert rest.startswith("nothing else that could be tested differs beyond noise with 3 seeds")
+    assert f"nll {min(sizes):.4f} to {max(sizes):.4f} nats" in rest
+    assert capsys.readouterr().out.endswith("\n".join(comparison.verdict) + "\n")
+    assert all(line in markdown(comparison) for line in comparison.verdict)
+
+
+def test_a_row_that_is_the_baseline_bit_for_bit_is_no_measure_of_noise(outputs):
+    for seed, nll in ((1, 4.0), (2, 4.1), (3, 4.4)):
+        write_run(outputs / f"nll-seed{seed}", "nll", seed, nll)
+    alike = [
+        outputs / f"{loss}-seed{seed}" for loss in ("cross_entropy", "nll") for seed in (1, 2, 3)
+    ]
+
+    nothing = "nothing else that could be tested differs beyond noise with 3 seeds"
+    assert only(alike).verdict == (nothing,)
+    assert "nll 0.0000" not in only([outputs]).verdict[-1]
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [
+    ("cross_entropy", "there is nothing to hold against cross_entropy"),
+    ("mse", "nothing can be said: no run of the baseline (cross_entropy) is here"),
+])  # fmt: skip
+def test_a_verdict_on_nothing_says_that_there_is_nothing(loss, verdict, tmp_path):
+    assert only([write_run(tmp_path / "run", loss)]).verdict == (verdict,)
 
 
 def test_refinement_and_calibration_sum_to_nll_and_are_shown_under_these_names(tmp_path, capsys):
@@ -300,7 +336,7 @@ def test_a_narrow_screen_shows_fewer_columns_and_cuts_none(width, headings, tmp_
     assert [title.strip() for title in titles.strip("\u2503").split("\u2503")] == headings
     assert "\u2026" not in out and "label_smoothing" in out
     assert ("show more columns" in out) == (width < 120)
-    assert max(map(len, out.split("\n\n")[-1].split("mean \u00b1")[0].splitlines())) <= width
+    assert max(map(len, out.split("\n\n")[0].split("mean \u00b1")[0].splitlines())) <= width
 
 
 @pytest.fixture(params=HOSTILE)

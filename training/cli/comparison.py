@@ -58,6 +58,7 @@ class Comparison:
     columns: tuple[str, ...]  # the figures to show
     baseline: Row | None  # of the baseline loss; if it has several, the one of the lowest val nll
     notes: tuple[str, ...]  # how to read the table, which rows won, which runs were left out
+    verdict: tuple[str, ...]  # what differs from the baseline beyond noise; or why none can tell
 
     def best(self, name: str) -> float | None:
         """Return the best mean of a column; None if nothing in it is better or worse."""
@@ -86,26 +87,28 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     for row in sorted(compared, key=lambda row: row.mean("val_nll")):
         lowest.setdefault(row.runs[0].loss, row)
     baseline = lowest.get(first.baseline)
-    legend = "mean ± standard deviation over seeds; bold: the best; "
-    about: list[str] = []
+    legend = "mean ± standard deviation over seeds; bold: the best"
+    verdict = [f"nothing can be said: no run of the baseline ({first.baseline}) is here"]
     if baseline:
         others = {row.label: row.runs for row in compared if row is not baseline}
-        found, about = differences_to(baseline.runs, baseline.label, others)
+        found, verdict = differences_to(baseline.runs, baseline.label, others)
         rows = [
             replace(r, differences=found.get(r.label, {})) if r in compared else r for r in rows
         ]
-        legend += f"*: nll, accuracy or ECE differs from {baseline.label} by more than the noise of"
-        legend += f" seeds and test examples (p < {SIGNIFICANCE}, by Holm's method over the rows)"
-    else:
-        legend += f"no run of the baseline ({first.baseline})"
-    names, notes = [*first.table, *LAST_COLUMNS], [legend, *about]
+        if found:
+            legend += f"; *: differs from {baseline.label} by more than the noise of seeds and test"
+            legend += f" examples (p < {SIGNIFICANCE}, by Holm's method over the rows)"
+    names, notes = [*first.table, *LAST_COLUMNS], [legend]
     if len(lowest) < len(compared):
         names.append("val_nll")
         notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")
     measured = {name for row in rows for run in row.runs for name in run.figures}
     columns = tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured)
     protocol = rows[0].runs[0].protocol
-    return Comparison(first.task, protocol, tuple(rows), columns, baseline, (*notes, *left_out))
+    all_notes = (*notes, *left_out)
+    return Comparison(
+        first.task, protocol, tuple(rows), columns, baseline, all_notes, tuple(verdict)
+    )
 
 
 def _rows(runs: Sequence[RunRecord]) -> tuple[list[Row], list[str]]:

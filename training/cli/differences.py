@@ -5,7 +5,7 @@ repeats them. S seeds, N test rows, B blocks of them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,12 +118,13 @@ MEASURED: dict[str, Callable[[FloatArray], FloatArray]] = {
     "accuracy": lambda table: table[:, 1],
     "ece": ece_parts,
 }
+UNITS = {"nll": " nats", "accuracy": " points", "ece": ""}
 
 
 def differences_to(
     baseline: Sequence[RunRecord], label: str, rows: Mapping[str, Sequence[RunRecord]]
 ) -> tuple[dict[str, Differences], list[str]]:
-    """Return the differences of rows of runs to the baseline's, and notes on what they can show.
+    """Return the differences of rows of runs to the baseline's, and the verdict on them in words.
 
     Args:
         baseline: its runs, one per seed.
@@ -132,40 +133,59 @@ def differences_to(
     """
     base = {run.seed: read_examples(run.folder) for run in baseline}
     found: dict[str, Differences] = {}
-    no_star: dict[str, list[str]] = {}  # labels by the reason why they can have none
+    untold: dict[str, list[str]] = {}  # labels by the reason why nothing can be said of them
     for name, runs in rows.items():
         pairs = [(base[run.seed], read_examples(run.folder)) for run in runs if run.seed in base]
         tables = [np.asarray(t, np.float64) for pair in pairs for t in pair if t is not None]
+        reason = ""
         if len(pairs) < LEAST:
             reason = f"fewer than {LEAST} seeds in common with {label}, and two are alike by chance"
             reason += " too often to tell how much seeds matter (give seed=1,2,3)"
         elif len(tables) < 2 * len(pairs) or len({len(table) for table in tables}) > 1:
             reason = f"its runs and {label}'s do not all have the same test rows in {EXAMPLES}"
+        elif differences := _differences(tables[::2], tables[1::2], baseline[0].block_rows):
+            found[name] = differences
         else:
-            found[name] = _differences(tables[::2], tables[1::2], baseline[0].block_rows)
-            reason = "" if found[name] else f"the test split has fewer than {LEAST} blocks of rows"
+            reason = f"the test split has fewer than {LEAST} blocks of rows"
         if reason:
-            no_star.setdefault(reason, []).append(name)
-    smallest = []
+            untold.setdefault(reason, []).append(name)
     for figure in MEASURED:
         tested = [each for each in found.values() if figure in each]
         adjusted = holm([each[figure] for each in tested])
         for each, result in zip(tested, adjusted, strict=True):
             each[figure] = result
-        if sizes := sorted(each.smallest() for each in adjusted):
-            heading, form, _ = COLUMNS[figure]
-            ends = dict.fromkeys(form.format(size) for size in (sizes[0], sizes[-1]))
-            smallest.append(f"{heading} {' to '.join(ends)}")
-    notes = []
-    for reason, names in no_star.items():
-        where = "" if len(names) == len(rows) else f" for {'; '.join(names)}"
-        notes.append(f"no star{where}: {reason}")
+    verdict = [*_beyond_noise(found, label, len(base))]
+    for reason, names in untold.items():
+        which = "" if len(names) == len(rows) else f" of {'; '.join(names)}"
+        verdict.append(f"nothing can be said{which}: {reason}")
+    return found, verdict or [f"there is nothing to hold against {label}"]
+
+
+def _beyond_noise(found: Mapping[str, Differences], label: str, num_seeds: int) -> Iterator[str]:
+    """Yield what differs from the baseline, the most first, and how little could have been seen."""
+    smallest = []
+    for figure, unit in UNITS.items():
+        heading, _, more_is_better = COLUMNS[figure]
+        tested = {name: each[figure] for name, each in found.items() if figure in each}
+        real = sorted((each.mean, name) for name, each in tested.items() if each.p < SIGNIFICANCE)
+        for word in ("better", "worse"):
+            is_more = (word == "better") == more_is_better
+            some = reversed(real) if is_more else real
+            shown = [f"{n} by {_amount(figure, m)}" for m, n in some if (m > 0) == is_more]
+            if shown:
+                yield f"{word} than {label} beyond noise, in {heading}: {'; '.join(shown)}{unit}"
+        # a row whose runs are the baseline's, bit for bit, has no noise
+        if sizes := sorted(filter(None, (each.smallest() for each in tested.values()))):
+            ends = dict.fromkeys(_amount(figure, size) for size in (sizes[0], sizes[-1]))
+            smallest.append(f"{heading} {' to '.join(ends)}{unit}")
     if found:
-        notes.append(
-            f"the smallest difference to {label} that these runs would show 4 times in 5, in the"
-            f" steadiest row to the least steady: {', '.join(smallest)}"
-        )
-    return found, notes
+        power = "what they would show 4 times in 5, from the steadiest row to the least steady"
+        nothing = f"nothing else that could be tested differs beyond noise with {num_seeds} seeds"
+        yield f"{nothing}; {power}: {', '.join(smallest)}" if smallest else nothing
+
+
+def _amount(figure: str, size: float) -> str:
+    return COLUMNS[figure][1].format(abs(size)).rstrip("%")
 
 
 def _differences(a: Sequence[FloatArray], b: Sequence[FloatArray], block_rows: int) -> Differences:

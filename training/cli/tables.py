@@ -80,8 +80,8 @@ def print_comparisons(comparisons: Iterable[Comparison], width: int | None = Non
         console.print(table)
         if len(kept) < len(headings):
             console.print("a wider screen and compare.html show more columns", soft_wrap=True)
-        for note in comparison.notes:
-            console.print(Text(note), soft_wrap=True)
+        for line in (*comparison.notes, "", *comparison.verdict):
+            console.print(Text(line), soft_wrap=not console.is_terminal)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -90,7 +90,8 @@ def markdown(comparison: Comparison) -> str:
     for row in cells(comparison):
         texts = [(escape_markdown(cell.plain), cell.style) for cell in row]
         rows.append([f"**{text}**" if bold else text for text, bold in texts])
-    below = "\n".join(f"- {escape_markdown(note)}" for note in comparison.notes)
+    lines = (*comparison.notes, *comparison.verdict)
+    below = "\n".join(f"- {escape_markdown(line)}" for line in lines)
     return f"{escape_markdown(comparison.protocol)}\n\n{markdown_rows(rows)}\n\n{below}\n"
 
 
