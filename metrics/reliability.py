@@ -85,12 +85,12 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
         )
         for column, data in enumerate(panels):
             _draw_accuracy(axes[0, column], data)
-            _magnify_fullest_bin(axes[0, column], data)
             share, width = data.share, 1 / len(data.share)
             axes[1, column].bar(
                 np.arange(len(share)) * width, share, width, align="edge", color=BLUE
             )
             axes[1, column].set_xlabel("confidence")
+            _describe_fullest_bin(axes[1, column], data)
         axes[0, 0].set_ylabel("accuracy")
         axes[1, 0].set_ylabel("share")
         entries = axes[0, 0].get_legend_handles_labels()
@@ -99,31 +99,6 @@ def draw_reliability(*panels: ReliabilityData) -> "Figure":
 
 
 def _draw_accuracy(axes: "Axes", data: ReliabilityData) -> None:
-    _draw_bins(axes, data, clip=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    axes.set_xticklabels(["0", "0.5", "1"])
-    ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
-    heading = f"{data.label}\n" if data.label else ""
-    axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=14)
-
-
-def _magnify_fullest_bin(axes: "Axes", data: ReliabilityData) -> None:
-    """Draw the bin with most rows once more, larger: in the diagram nothing of it could be seen."""
-    b, width = int(data.share.argmax()), 1 / len(data.share)
-    if data.share[b] < 0.5:
-        return
-    is_right = (b + 0.5) * width > 0.5
-    inset = axes.inset_axes((0.5, 0.13, 0.48, 0.36) if is_right else (0.3, 0.5, 0.48, 0.36))
-    _draw_bins(inset, data, clip=True)
-    shown = [values[b] for values in (data.low, data.high, data.accuracy, data.confidence)]
-    margin = 0.2 * (max(shown) - min(shown)) + 0.001
-    inset.set(xlim=(b * width, (b + 1) * width), ylim=(min(shown) - margin, max(shown) + margin))
-    inset.set(xticks=[], yticks=[min(shown), max(shown)])
-    inset.set_yticklabels([f"{min(shown):.2f}", f"{max(shown):.2f}"], fontsize=12)
-    inset.set_xlabel(f"{data.share[b]:.0%} of rows", fontsize=12, labelpad=2)
-
-
-def _draw_bins(axes: "Axes", data: ReliabilityData, *, clip: bool) -> None:
     width = 1 / len(data.share)
     left = np.arange(len(data.share)) * width
     band = data.high - data.low
@@ -135,5 +110,25 @@ def _draw_bins(axes: "Axes", data: ReliabilityData, *, clip: bool) -> None:
     axes.bar(0, 0, color=RED, alpha=0.55, label="gap")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.hlines(
-        data.accuracy, left, left + width, BLUE, linewidth=2.5, clip_on=clip, label="accuracy"
+        data.accuracy, left, left + width, BLUE, linewidth=2.5, clip_on=False, label="accuracy"
     )
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    axes.set_xticklabels(["0", "0.5", "1"])
+    ece = f"ECE {data.ece:.3f} [{data.ece_low:.3f}, {data.ece_high:.3f}]"
+    heading = f"{data.label}\n" if data.label else ""
+    axes.set_title(f"{heading}{ece}\nfloor {data.ece_null:.3f}", fontsize=14)
+
+
+def _describe_fullest_bin(axes: "Axes", data: ReliabilityData) -> None:
+    """Write what a bin with most rows has, in which a gap that weighs much is too thin to be seen.
+
+    It stands beside the bin's bar, over the low ones; a bin in the middle leaves it no place.
+    """
+    b = int(data.share.argmax())
+    place = (b + 0.5) / len(data.share)
+    if data.share[b] < 0.5 or 0.3 < place < 0.7:
+        return
+    text = f"{data.share[b]:.0%} of rows: confidence\n"
+    text += f"{data.confidence[b]:.3f}, accuracy {data.accuracy[b]:.3f}"
+    x, side = (0.02, "left") if place > 0.5 else (0.98, "right")
+    axes.text(x, 0.98, text, fontsize=12, va="top", ha=side, transform=axes.transAxes)

@@ -143,21 +143,34 @@ def test_nothing_runs_into_its_neighbour_or_over_the_edge(data):
     assert boxes[1].x1 <= figure.bbox.x1
 
 
-@pytest.mark.parametrize(("confidence", "b"), [(0.98, 14), (0.05, 0), (0.5, 7)])
-def test_a_bin_with_most_rows_is_drawn_once_more_and_larger(confidence, b):
+@pytest.mark.parametrize(("confidence", "b"), [(0.98, 14), (0.05, 0)])
+def test_a_bin_with_most_rows_has_its_figures_written_beside_its_bar(confidence, b):
     many, few = np.full(900, confidence), np.linspace(0.01, 0.99, 100)
     everything = np.concatenate([many, few])
-    shown = diagram(everything, np.arange(1000) % 20 > 0)
+    right = np.arange(1000) % 20 > 0
+    inside = (everything > b / 15) & (everything <= (b + 1) / 15)
 
-    axes = draw_reliability(shown).axes[0]
-    (inset,) = axes.child_axes
+    figure = draw_reliability(diagram(everything, right), diagram(everything, right))
+    pixels(figure)
+    axes = figure.axes[2]  # the shares of the first panel
+    (text,) = axes.texts
 
-    (left, right), (low, high) = inset.get_xlim(), inset.get_ylim()
-    assert (left, right) == pytest.approx((b / 15, (b + 1) / 15))
-    assert low < min(shown.low[b], shown.accuracy[b], shown.confidence[b])
-    assert high > max(shown.high[b], shown.accuracy[b], shown.confidence[b])
-    assert inset.get_xlabel() == f"{shown.share[b]:.0%} of rows"
-    assert not draw_reliability(diagram(few, few > 0.5)).axes[0].child_axes
+    assert text.get_text() == (
+        f"{inside.mean():.0%} of rows: confidence\n"
+        f"{everything[inside].mean():.3f}, accuracy {right[inside].mean():.3f}"
+    )
+    box = text.get_window_extent()
+    assert axes.bbox.x0 < box.x0 < box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0
+    assert not box.overlaps(axes.patches[b].get_window_extent())
+
+
+def test_nothing_is_written_where_no_bin_has_most_rows_or_its_bar_leaves_no_place():
+    few = np.linspace(0.01, 0.99, 100)
+    middle = np.concatenate([few, np.full(900, 0.5)])
+
+    for confidence in (few, middle):
+        figure = draw_reliability(diagram(confidence, confidence > 0.5))
+        assert not any(axes.texts for axes in figure.axes)
 
 
 def test_a_single_prediction_can_be_drawn():
