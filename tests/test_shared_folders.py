@@ -175,6 +175,17 @@ def test_a_run_whose_folder_holds_a_link_is_not_touched(name, to, copied, tmp_pa
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_second_name_of_a_file_outside_is_not_written_to(name, copied, tmp_path):
+    (tmp_path / "thesis.txt").write_text("thesis", encoding="utf-8")
+    (copied / name).unlink(missing_ok=True)
+    (copied / name).hardlink_to(tmp_path / "thesis.txt")
+
+    with pytest.raises(CheckpointError, match=f"{name}: is a link"), locked(copied):
+        pass
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "thesis"
+
+
 def test_the_path_of_a_run_may_lead_over_a_link(copied, tmp_path):
     (tmp_path / "short").symlink_to(copied)
 
@@ -513,6 +524,20 @@ def test_a_state_of_the_optimizer_that_is_smaller_than_its_parameters_is_one_lin
         torch.save(state, file)
 
     with pytest.raises(CheckpointError, match="exp_avg of the optimizer does not fit"):
+        start(compose(*TINY, "trainer.epochs=2"), copied, resumed=True, quiet=True)
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("value", [None, torch.tensor([1])])
+def test_a_state_of_the_optimizer_that_lacks_a_name_is_one_line(name, value, copied):
+    for file in copied.glob("checkpoints/step-*.pt"):
+        state = torch.load(file, weights_only=True)
+        for each in state["optimizer"]["state"].values():
+            each.pop(name) if value is None else each.update({name: value})
+        torch.save(state, file)
+
+    # torch itself looks for the step as it loads the state
+    with pytest.raises(CheckpointError, match=rf"{name} of the optimizer does not fit|'step'\)$"):
         start(compose(*TINY, "trainer.epochs=2"), copied, resumed=True, quiet=True)
 
 

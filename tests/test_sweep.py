@@ -1,5 +1,6 @@
 """Sweeps: their folder, what runs again and what does not, failures, and what a job's name says."""
 
+import os
 import re
 import signal
 import subprocess
@@ -144,6 +145,31 @@ def test_an_interrupted_job_of_a_package_of_ones_own_goes_on(command_line, monke
     assert command_line("--trust", "mine_to_sweep", *more)[0] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["launcher=parallel"]])
+def test_each_job_of_a_sweep_trusts_whom_its_command_line_trusts(launcher, tmp_path, monkeypatch):
+    """The teacher of each student has a model of a package of one's own, which workers build."""
+    (tmp_path / "mine_to_teach.py").write_text(
+        "from ngram.models import NGramMLP\nclass Mine(NGramMLP): pass\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    script = Path(__file__).parent.parent / "scripts/train_ngram.py"
+
+    def run(*words):
+        command = [sys.executable, script, *LIGHT, *words]
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert run("model._target_=mine_to_teach.Mine", "hydra.run.dir=teacher")[0] == 0
+    students = ["-m", "loss=distillation", "teacher=teacher", "seed=1,2", *launcher]
+
+    code, err = run(*students)
+    assert code == 2 and "--trust my_package" in err
+    assert run("--trust", "mine_to_teach", *students) == (0, "")
+
+
 def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept():
     def folder(*words):
         return sweep_folder("ngram", list(words))[0]
@@ -218,10 +244,9 @@ def test_jobs_run_side_by_side_with_joblib(command_line):
     assert done == ["cross_entropy-seed1", "mse-seed1"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_parallel_sweep_that_is_stopped_saves_every_job_before_it_ends(number, tmp_path):
-    folder, words = tmp_path / "sweep", [*LIGHT, "trainer.max_batches=null", "trainer.epochs=900"]
+def _stopped(folder, stop):
+    """Return exit code and stderr of a parallel sweep, after `stop(process, running jobs)`."""
+    words = [*LIGHT, "trainer.max_batches=null", "trainer.epochs=900"]
     script = Path(__file__).parent.parent / "scripts/train_ngram.py"
     jobs = ["loss=mse,nll,focal", "launcher=parallel", "hydra.launcher.n_jobs=2"]
     words += ["trainer.save_every=100000", "trainer.evaluate_every=900"]
@@ -232,10 +257,31 @@ def test_a_parallel_sweep_that_is_stopped_saves_every_job_before_it_ends(number,
             assert process.poll() is None
             time.sleep(0.1)
         time.sleep(1)
-        process.send_signal(number)
+        stop(process, running)
         err = process.communicate()[1]
+    return process.returncode, err, running
 
-    assert process.returncode == 128 + number
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_ends_a_parallel_sweep_in_one_line(tmp_path):
+    def kill(_, running):
+        os.kill(read_status(running[0])["pid"], signal.SIGKILL)
+
+    code, err, _ = _stopped(tmp_path / "sweep", kill)
+
+    assert code == 1
+    assert err.startswith("error: a job was killed") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_parallel_sweep_that_is_stopped_saves_every_job_before_it_ends(number, tmp_path):
+    def send(process, _):
+        process.send_signal(number)
+
+    code, err, running = _stopped(tmp_path / "sweep", send)
+
+    assert code == 128 + number
     assert err == "interrupted; of the jobs that began: 2 interrupted; the same command goes on\n"
     for job in running:
         step = read_status(job)["step"]

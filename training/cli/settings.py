@@ -7,6 +7,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from training.cli.folder_names import slug, unique_stamp
 from training.cli.hydra_versions import VERSION_BASE, register_resolver
-from training.errors import ConfigError
+from training.errors import ConfigError, UserError
 from training.run.identity import REQUIRED, leaves
 from training.run.targets import CONFIGS, KINDS
 
@@ -206,6 +207,11 @@ def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
     """Say in one line what Hydra says of the words in several, with the nearest valid name."""
     try:
         yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a job was killed, perhaps because memory ran out, and ended those beside it; the same"
+            " command goes on from their checkpoints"
+        ) from error
     except Exception as error:
         text = f"{error}\n{error.__cause__ or ''}"
         lines = [line.strip() for line in text.split("\n") if line.strip()]

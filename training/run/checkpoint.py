@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,17 +95,34 @@ def load_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Refuse a state that is smaller than its parameters: fused kernels read beyond its end."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            # other optimizers may keep a value per row, and none of them is fused
-            if "fused" in optimizer.defaults and isinstance(value, Tensor) and value.ndim:
-                end = value.storage_offset() * value.element_size() + value.nbytes
-                if value.shape != parameter.shape or end > value.untyped_storage().nbytes():
-                    raise CheckpointError(
-                        f"{path}: {name} of the optimizer does not fit a parameter of shape"
-                        f" {tuple(parameter.shape)}"
-                    )
+    """Refuse a state that is not of the kind that a step makes.
+
+    A step fails where a name is missing, and fused kernels read beyond the end of what is smaller
+    than its parameter. So a copy makes a step, on zeros, and shows what is expected.
+    """
+    copies = {parameter: torch.zeros_like(parameter) for parameter in optimizer.state}
+    for zeros in copies.values():
+        zeros.grad = torch.zeros_like(zeros)
+    fresh = type(optimizer).__new__(type(optimizer))
+    vars(fresh).update(vars(optimizer), state=defaultdict(dict))
+    fresh.param_groups = [
+        group | {"params": [copies[p] for p in group["params"] if p in copies]}
+        for group in optimizer.param_groups
+    ]
+    fresh.step()
+    for parameter, zeros in copies.items():
+        for name, made in fresh.state[zeros].items():
+            value = optimizer.state[parameter].get(name)
+            if _kind(value) != _kind(made):
+                raise CheckpointError(
+                    f"{path}: {name} of the optimizer does not fit a parameter of shape"
+                    f" {tuple(parameter.shape)}"
+                )
+
+
+def _kind(value: Any) -> Any:
+    is_tensor = isinstance(value, Tensor)
+    return (value.shape, value.dtype, value.stride()) if is_tensor else type(value)
 
 
 def first_bad(model: nn.Module) -> str | None:

@@ -34,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / "lock", fallback_to_soft=False)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        refuse_links(folder)
+        refuse_links(folder, to_write=True)
         try:
             lock.acquire(blocking=False)
         except Timeout:

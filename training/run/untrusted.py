@@ -61,14 +61,16 @@ def is_plain(file: Path) -> bool:
     return file.is_file() and not file.is_symlink()
 
 
-def refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path, *, to_write: bool = False) -> None:
     """Refuse a folder that holds a link: what is read or written in it could be anywhere.
 
-    The folder may be a link itself, because that path was typed.
+    What is written (`to_write`) may have no second name either, which a hard link gives it. The
+    folder may be a link itself, because that path was typed.
     """
     for base, folders, files in os.walk(folder):
         for path in (Path(base, name) for name in (*folders, *files)):
             is_usual = path.is_file() or path.is_dir() or not os.path.lexists(path)  # gone by now
+            is_usual &= not to_write or not path.is_file() or path.stat().st_nlink < 2
             if path.is_symlink() or not is_usual:
                 raise CheckpointError(
                     f"{path}: is a link, or no file; a run folder is read and written only where it"
