@@ -61,7 +61,7 @@ class TemperatureFit:
         if self.at_bound:
             return f"the fit ended at its {self.at_bound} bound"
         if self.nll_before - self.nll_after <= self.noise:
-            return f"T = {self.temperature:.4g} gains no more than noise"
+            return f"T = {self.temperature:.3f} gains no more than noise"
         return ""
 
 

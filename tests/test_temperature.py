@@ -171,7 +171,7 @@ def test_three_confident_mistakes_among_180_rows_leave_t_at_1():
 
     assert fit.temperature > 1.2
     assert fit.to_apply == 1
-    assert fit.kept_because == f"T = {fit.temperature:.4g} gains no more than noise"
+    assert fit.kept_because == f"T = {fit.temperature:.3f} gains no more than noise"
     assert fit_temperature(scores.repeat(20, 1), targets.repeat(20)).to_apply > 1.2
 
 

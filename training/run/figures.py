@@ -15,7 +15,7 @@ COLUMNS: dict[str, tuple[str, str, bool | None]] = {
     "ece_temperature": ("ECE at T", "{:.4f}", False),
     "nll_temperature": ("nll at T", "{:.4f}", False),
     "refinement": ("refinement", "{:.4f}", False),
-    "calibration": ("calibration", "{:.4f}", None),
+    "calibration": ("calibration", "{:z.4f}", None),
     "temperature": ("T", "{:.3f}", None),
     "val_nll": ("val nll", "{:.4f}", False),
     "seconds": ("seconds", "{:.1f}", None),
