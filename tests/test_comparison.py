@@ -101,8 +101,8 @@ def test_two_seeds_tell_nothing_and_the_verdict_says_why(outputs):
     of_focal, of_mse = comparison.verdict
 
     assert not any(row.differences for row in comparison.rows)
-    assert of_mse.startswith("nothing can be said of mse: fewer than 3 seeds in common")
-    assert of_focal.startswith("nothing can be said of focal: its runs and cross_entropy's do not")
+    assert of_mse.startswith("no difference of mse can be told from noise: fewer than 3 seeds in")
+    assert of_focal.startswith("no difference of focal can be told from noise: its runs and")
     assert not any("*" in note for note in comparison.notes)  # explained where there is one
 
 
@@ -148,7 +148,7 @@ def test_a_row_that_is_the_baseline_bit_for_bit_is_no_measure_of_noise(outputs):
 
 @pytest.mark.parametrize(("loss", "verdict"), [
     ("cross_entropy", "there is nothing to hold against cross_entropy"),
-    ("mse", "nothing can be said: no run of the baseline (cross_entropy) is here"),
+    ("mse", "no difference can be told: no run of the baseline (cross_entropy) is here"),
 ])  # fmt: skip
 def test_a_verdict_on_nothing_says_that_there_is_nothing(loss, verdict, tmp_path):
     assert only([write_run(tmp_path / "run", loss)]).verdict == (verdict,)
@@ -320,23 +320,48 @@ def test_the_best_rate_at_an_edge_is_named_with_the_command_that_goes_beyond(tmp
 HOSTILE = [r"\w+|[/]", "[bold]x[/bold]", ":smile:", "<script>x</script>", r"$\x$", "*a* `b` \\|"]
 
 
-@pytest.mark.parametrize(("width", "headings"), [
-    (80, ["loss", "nll", "accuracy", "ECE"]),
-    (120, ["loss", "seeds", "nll", "accuracy", "ECE", "ECE at T", "seconds"]),
+@pytest.mark.parametrize(("width", "headings", "nll"), [
+    (44, ["loss", "nll"], "4.2857"),
+    (80, ["loss", "nll", "accuracy", "ECE", "ECE at T"], "4.2857"),
+    (120, ["loss", "seeds", "nll", "accuracy", "ECE", "ECE at T"], "4.2857 ± 0.1429"),
+    (140, ["loss", "seeds", "nll", "accuracy", "ECE", "ECE at T", "seconds"], "4.2857 ± 0.1429"),
 ])  # fmt: skip
-def test_a_narrow_screen_shows_fewer_columns_and_cuts_none(width, headings, tmp_path, capsys):
+def test_a_narrow_screen_shows_fewer_columns_and_cuts_no_name(
+    width, headings, nll, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     for seed in (1, 2, 3):
         for loss in ("cross_entropy", "label_smoothing"):
-            write_run(tmp_path / f"{loss}{seed}", loss=loss, seed=seed, nll=4 + seed / 7)
+            settings = {"loss.gamma": 2.5, "optimizer.lr": 0.0012345 * len(loss)}
+            how = {"settings": settings, "nll": 4 + seed / 7}
+            write_run(tmp_path / f"{loss}{seed}", loss, seed, **how)
 
     print_comparisons([only([tmp_path])], width)
 
     out = capsys.readouterr().out
-    (titles,) = [line for line in out.splitlines() if line.startswith("\u2503")]
-    assert [title.strip() for title in titles.strip("\u2503").split("\u2503")] == headings
-    assert "\u2026" not in out and "label_smoothing" in out
-    assert ("show more columns" in out) == (width < 120)
-    assert max(map(len, out.split("\n\n")[0].split("mean \u00b1")[0].splitlines())) <= width
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out).splitlines()
+    (titles,) = [line for line in lines if line.startswith("┃")]
+    rows = [[c.strip() for c in line[1:-1].split("│")] for line in lines if line.startswith("│")]
+    assert [title.strip() for title in titles[1:-1].split("┃")] == headings
+    assert rows[0][headings.index("nll")] == nll
+    names = " ".join(row[0] for row in rows)
+    assert names == "cross_entropy, lr=0.0160485 label_smoothing, lr=0.0185175"
+    assert "…" not in out
+    assert ("a wider screen shows" in out) == (width < 140)
+    assert max(map(len, lines)) <= width  # notes and verdict, too, which break between words
+
+
+def test_a_task_with_few_columns_keeps_its_spreads_where_they_fit(tmp_path, capsys):
+    for seed in (1, 2):
+        folder = write_run(tmp_path / str(seed), seed=seed, nll=4.0 + seed, table=["nll"])
+        (folder / "metrics.jsonl").write_text(
+            json.dumps({"step": 9, "split": "test", "nll": 4.0 + seed}) + "\n", encoding="utf-8"
+        )
+
+    print_comparisons([only([tmp_path])], 80)
+
+    out = capsys.readouterr().out
+    assert "5.5000 ± 0.7071" in out and "a wider screen" not in out  # sqrt(.5)
 
 
 @pytest.fixture(params=HOSTILE)

@@ -88,7 +88,7 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
         lowest.setdefault(row.runs[0].loss, row)
     baseline = lowest.get(first.baseline)
     legend = "mean ± standard deviation over seeds; bold: the best"
-    verdict = [f"nothing can be said: no run of the baseline ({first.baseline}) is here"]
+    verdict = [f"no difference can be told: no run of the baseline ({first.baseline}) is here"]
     if baseline:
         others = {row.label: row.runs for row in compared if row is not baseline}
         found, verdict = differences_to(baseline.runs, baseline.label, others)

@@ -156,8 +156,8 @@ def differences_to(
             each[figure] = result
     verdict = [*_beyond_noise(found, label, len(base))]
     for reason, names in untold.items():
-        which = "" if len(names) == len(rows) else f" of {'; '.join(names)}"
-        verdict.append(f"nothing can be said{which}: {reason}")
+        which = "" if len(names) == len(rows) else f"of {'; '.join(names)} "
+        verdict.append(f"no difference {which}can be told from noise: {reason}")
     return found, verdict or [f"there is nothing to hold against {label}"]
 
 

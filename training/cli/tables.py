@@ -16,14 +16,15 @@ from training.cli.comparison import Comparison, Row
 from training.run.figures import COLUMNS, markdown_rows
 from training.run.folder import write_file
 
-# headings: what a narrow screen shows before all others, and the first four in any case
+# headings: what a narrow screen shows before all others
 IMPORTANT = (
-    *("loss", "nll", "accuracy", "ECE"),
-    *("ECE at T", "seeds", "refinement", "calibration", "val nll"),
+    *("loss", "nll", "accuracy", "ECE", "ECE at T"),
+    *("seeds", "refinement", "calibration", "val nll"),
 )
+LABEL = 24  # characters that the names of rows have, before a column is left out for their sake
 
 
-def cells(comparison: Comparison) -> list[list[Text]]:
+def cells(comparison: Comparison, *, spreads: bool = True) -> list[list[Text]]:
     """Return the headings and the rows: label, number of seeds, and the figures, the best in bold.
 
     `Text` keeps rich from reading markup in what came from a run; other formats escape it.
@@ -32,19 +33,19 @@ def cells(comparison: Comparison) -> list[list[Text]]:
     rows = [[Text(heading) for heading in headings]]
     for row in comparison.rows:
         label = f"{row.label} ({row.excluded})" if row.excluded else row.label
-        figures = [_figure(comparison, row, name) for name in comparison.columns]
+        figures = [_figure(comparison, row, name, spreads) for name in comparison.columns]
         rows.append([Text(label), Text(str(len(row.runs))), *figures])
     return rows
 
 
-def _figure(comparison: Comparison, row: Row, name: str) -> Text:
+def _figure(comparison: Comparison, row: Row, name: str, spreads: bool) -> Text:
     """Return mean and spread of a figure, with a star if it differs from the baseline's."""
     mean, spread = row.mean(name), row.spread(name)
     if math.isnan(mean):
         return Text()
     form = COLUMNS[name][1]
     text = form.format(mean)
-    if spread is not None:
+    if spreads and spread is not None:
         text += f" ± {form.format(spread)}"
     if name == "ece_temperature":
         text += f" (T {row.mean('temperature'):.2f})"
@@ -55,33 +56,41 @@ def _figure(comparison: Comparison, row: Row, name: str) -> Text:
 
 
 def print_comparisons(comparisons: Iterable[Comparison], width: int | None = None) -> None:
-    """Print the tables, with what they were measured on above and the notes below each.
-
-    A narrow screen shows fewer columns, so that those which it shows can be read.
-    """
+    """Print the tables, with what they were measured on above, and the notes and verdict below."""
     width = width or (None if sys.stdout.isatty() else 240)
     console = Console(width=width, highlight=False)
     for comparison in comparisons:
-        rows = cells(comparison)
+        table, is_whole = _table_that_fits(comparison, console)
+        lines = [*comparison.notes, "", *comparison.verdict]
+        if not is_whole:
+            lines.insert(0, "a wider screen shows more, and compare.html all of it")
+        console.print()
+        for part in (Text(comparison.protocol), table, *map(Text, lines)):
+            console.print(part, soft_wrap=isinstance(part, Text) and not console.is_terminal)
+
+
+def _table_that_fits(comparison: Comparison, console: Console) -> tuple[Table, bool]:
+    """Return the table, on a narrow screen with fewer columns or no spreads, and if it is whole.
+
+    Long names of rows are folded at blanks.
+    """
+    for spreads, least in ((True, 5), (False, 2)):
+        rows = cells(comparison, spreads=spreads)
         headings = [heading.plain for heading in rows[0]]
-        ranked = dict.fromkeys([*(name for name in IMPORTANT if name in headings), *headings])
-        for count in (*range(len(headings), 4, -1), 4):
-            kept = [i for i, name in enumerate(headings) if name in [*ranked][:count]]
+        ranked = [*dict.fromkeys([*(name for name in IMPORTANT if name in headings), *headings])]
+        for count in range(len(headings), min(least, len(headings)) - 1, -1):
+            kept = [i for i, name in enumerate(headings) if name in ranked[:count]]
             label, *names = (rows[0][i] for i in kept)
             numbers = (Column(name, justify="right", no_wrap=True) for name in names)
-            table = Table(Column(label, overflow="fold"), *numbers)
+            table = Table(Column(label, overflow="fold", max_width=LABEL), *numbers)
             for row in rows[1:]:
                 table.add_row(*(row[i] for i in kept))
             unlimited = console.options.update(width=10_000)
-            if console.measure(table, options=unlimited).maximum <= console.width:
-                break
-        console.print()
-        console.print(Text(comparison.protocol), soft_wrap=True)
-        console.print(table)
-        if len(kept) < len(headings):
-            console.print("a wider screen and compare.html show more columns", soft_wrap=True)
-        for line in (*comparison.notes, "", *comparison.verdict):
-            console.print(Text(line), soft_wrap=not console.is_terminal)
+            fits = console.measure(table, options=unlimited).maximum <= console.width
+            table.columns[0].max_width = None
+            if fits:
+                return table, spreads and count == len(headings)
+    return table, False
 
 
 def markdown(comparison: Comparison) -> str:
