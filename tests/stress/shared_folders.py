@@ -386,6 +386,27 @@ PAYLOADS["type optimizer expanded"] = weights(
     ],
     "step-*.pt",
 )
+for lacking in ("step", "exp_avg", "exp_avg_sq"):
+    PAYLOADS[f"type optimizer without {lacking}"] = weights(
+        lambda state, lacking=lacking: [  # type: ignore[misc]
+            each.pop(lacking) for each in state["optimizer"]["state"].values()
+        ],
+        "step-*.pt",
+    )
+
+
+def hard_link(name: str) -> Payload:
+    """Return a payload that makes a file of the run a second name of the victim."""
+
+    def payload(folder: Path, mark: Path, victim: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).hardlink_to(victim)
+
+    return payload
+
+
+for name in ("lock", "metrics.jsonl", "events.out.tfevents.run", "status.json"):
+    PAYLOADS[f"type hard link {name}"] = hard_link(name)
 
 # --- the programs that read a folder
 
@@ -463,7 +484,7 @@ def read_teacher(folder: Path) -> tuple[int, str]:
 def read_sweep(folder: Path) -> tuple[int, str]:
     """Go on with a sweep of which the folder is a job."""
     file = folder / "status.json"
-    with contextlib.suppress(ValueError, OSError, AttributeError):
+    with contextlib.suppress(ValueError, OSError, AttributeError, RecursionError):
         if file.is_file() and not file.is_symlink():
             content = json.loads(file.read_text(encoding="utf-8"))
             if content.get("status") == "complete":
