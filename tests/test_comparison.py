@@ -65,6 +65,22 @@ def outputs(tmp_path):
     return tmp_path
 
 
+def test_a_perplexity_too_large_to_square_is_infinite_and_the_run_is_compared(tmp_path, capsys):
+    for seed in (1, 2, 3):
+        run = write_run(tmp_path / f"b{seed}", "mse", seed, nll=300.0, table=["nll", "perplexity"])
+        line = {"step": 9, "split": "test", "nll": 1e308, "perplexity": math.exp(300.0)}
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        write_run(tmp_path / f"a{seed}", seed=seed)
+    runs = find_runs([tmp_path])
+
+    print_comparisons(compare(runs))
+
+    assert runs[3].figures["perplexity"] == runs[3].figures["nll"] == math.inf
+    assert "inf" in capsys.readouterr().out
+    assert write_files(compare(runs), tmp_path)
+
+
 def only(runs):
     (comparison,) = compare(find_runs(runs))
     return comparison

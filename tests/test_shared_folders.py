@@ -371,7 +371,7 @@ def test_a_status_of_any_shape_is_one_line(text, copied):
         read_run(copied)
 
 
-@pytest.mark.parametrize("value", [None, [], {}, 10**400, 1e308, True])
+@pytest.mark.parametrize("value", [None, [], {}, 10**400, True])
 @pytest.mark.parametrize("field", ["nll", "step", "split"])
 def test_a_figure_of_any_type_is_one_line(field, value, copied):
     line = {"step": 1, "split": "test", "nll": 1.0} | {field: value}
