@@ -78,7 +78,7 @@ def test_a_perplexity_too_large_to_square_is_infinite_and_the_run_is_compared(tm
 
     assert runs[3].figures["perplexity"] == runs[3].figures["nll"] == math.inf
     assert "inf" in capsys.readouterr().out
-    assert write_files(compare(runs), tmp_path)
+    assert write_files(compare(runs), tmp_path, [])
 
 
 def only(runs):
@@ -179,7 +179,7 @@ def test_refinement_and_calibration_sum_to_nll_and_are_shown_under_these_names(t
     comparison = only([tmp_path])
     (row,) = comparison.rows
     print_comparisons([comparison], 240)
-    files = write_files([comparison], tmp_path)
+    files = write_files([comparison], tmp_path, [])
 
     assert (row.mean("refinement"), row.mean("calibration")) == (3.75, 0.25)
     for text in (capsys.readouterr().out, *(file.read_text(encoding="utf-8") for file in files)):
@@ -192,7 +192,7 @@ def test_a_figure_that_is_not_finite_is_shown_and_proves_nothing(outputs, tmp_pa
 
     comparison = only([outputs])
     hinge = comparison.rows[-1]
-    files = write_files([comparison], tmp_path)
+    files = write_files([comparison], tmp_path, [])
 
     assert (hinge.label, hinge.mean("nll"), hinge.spread("nll")) == ("hinge", math.inf, None)
     assert not hinge.differs("nll")
@@ -277,7 +277,7 @@ def test_of_several_learning_rates_the_lowest_validation_nll_is_named(tmp_path):
 
 def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp_path):
     comparison = only([outputs])
-    table, numbers, html = write_files([comparison], outputs)
+    table, numbers, html = write_files([comparison], outputs, [])
 
     with numbers.open(encoding="utf-8") as file:
         found = {(r["loss"], r["figure"]): float(r["mean"]) for r in csv.DictReader(file)}
@@ -298,7 +298,7 @@ def test_the_files_hold_the_figures_and_the_page_needs_nothing_else(outputs, tmp
             loaded.extend(v for k, v in attributes if k in ("src", "href", "xlink:href") and v)
 
     Links().feed(html.read_text(encoding="utf-8"))
-    assert tags.count("svg") == 1 and tags.count("img") == 3
+    assert tags.count("svg") == 3 and tags.count("img") == 3  # nll, train loss, reliability
     assert all(link.startswith(("data:", "#")) for link in loaded)
     assert not {"script", "link", "iframe"} & set(tags)
     assert "<b>4." in html.read_text(encoding="utf-8")
@@ -419,10 +419,10 @@ def test_the_page_shows_text_from_a_run_as_it_is(hostile):
         def handle_starttag(self, tag, attributes):
             assert tag != "script"
 
-    Texts().feed(page([comparison]))
+    Texts().feed(page([comparison], []))
 
     label = f"cross_entropy, word_pattern={text}"
-    assert seen.count(label) == 2  # in the table and in the legend of the curves
+    assert seen.count(label) == 3  # in the table, and in the legends of curves and calibration
     assert f"{label}, seed 1" in seen
 
 

@@ -210,7 +210,7 @@ def test_a_comparison_takes_the_place_of_a_link_and_embeds_no_other_file(copied,
 
     from training.cli.comparison import compare
 
-    files = write_files(compare([read_run(copied)]), tmp_path)
+    files = write_files(compare([read_run(copied)]), tmp_path, [])
 
     assert not any(file.is_symlink() for file in files)
     assert (tmp_path / "victim").read_text(encoding="utf-8") == "secret of a victim"
@@ -341,7 +341,7 @@ def test_a_comparison_of_odd_names_steers_no_terminal_and_breaks_no_table(copied
     comparisons = compare([read_run(copied), read_run(odd)])
     print_comparisons(comparisons)
     shown = [capsys.readouterr().out]
-    shown += [file.read_text(encoding="utf-8") for file in write_files(comparisons, tmp_path)]
+    shown += [file.read_text(encoding="utf-8") for file in write_files(comparisons, tmp_path, [])]
 
     assert all(c.isprintable() or c in "\n\r\xa0" for text in shown for c in text)
     assert "\\x1b[31m" in shown[0]

@@ -33,7 +33,7 @@ LOSSES = sorted(f.stem for f in (Path(__file__).parent.parent / "configs" / "los
 def no_figures(monkeypatch):
     """Draw nothing, which takes longer than these jobs."""
     monkeypatch.setattr(RunLog, "figure", lambda *_: None)
-    monkeypatch.setattr(tables, "write_files", lambda comparisons, folder: [folder])
+    monkeypatch.setattr(tables, "write_files", lambda comparisons, folder, command: [folder])
 
 
 def contents(folder):

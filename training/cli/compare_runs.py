@@ -10,6 +10,7 @@ marked, and never averaged with the rest.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from training.cli.comparison import compare
@@ -38,9 +39,10 @@ def compare_and_write() -> None:
         shared = os.curdir
     folder = arguments.out or Path(from_here(Path(shared)))
     comparisons = compare(runs)
+    command = [from_here(Path(sys.executable)), from_here(Path(sys.argv[0])), *sys.argv[1:]]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_files(comparisons, folder)
+        files = write_files(comparisons, folder, command)
     except (OSError, CheckpointError) as error:
         raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
     finally:

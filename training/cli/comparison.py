@@ -102,8 +102,8 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     if len(lowest) < len(compared):
         names.append("val_nll")
         notes.append(f"lowest val nll: {'; '.join(row.label for row in lowest.values())}")
-    measured = {name for row in rows for run in row.runs for name in run.figures}
-    columns = tuple(n for n in dict.fromkeys(names) if n in COLUMNS and n in measured)
+    known = [name for name in dict.fromkeys(names) if name in COLUMNS]
+    columns = tuple(n for n in known if not all(math.isnan(row.mean(n)) for row in rows))
     protocol = rows[0].runs[0].protocol
     all_notes = (*notes, *left_out)
     return Comparison(

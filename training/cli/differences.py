@@ -98,6 +98,12 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
     return adjusted
 
 
+def bins_of(confidence: FloatArray) -> NDArray[np.int64]:
+    """Return the bin (N,) of each confidence (N,); an inner edge belongs to the bin below it."""
+    bins = np.ceil(confidence * NUM_BINS - 1e-6) - 1
+    return np.clip(bins, 0, NUM_BINS - 1).astype(np.int64)
+
+
 def ece_parts(table: FloatArray) -> FloatArray:
     """Return numbers (N,) whose mean is the ECE: confidence minus correctness, or the negative.
 
@@ -106,7 +112,7 @@ def ece_parts(table: FloatArray) -> FloatArray:
     """
     residual = table[:, 2] - table[:, 1]
     confidence, weights = np.nan_to_num(table[:, 2]), np.nan_to_num(residual)  # 0: not scored
-    bins = np.clip(np.ceil(confidence * NUM_BINS - 1e-6) - 1, 0, NUM_BINS - 1).astype(np.int64)
+    bins = bins_of(confidence)
     gaps = np.bincount(bins, weights, NUM_BINS)
     return residual * np.sign(gaps)[bins]
 

@@ -102,8 +102,8 @@ def summarize(folder: Path, again: Sequence[str]) -> int:
     """Name the jobs that are not complete, and compare the others; return the exit code.
 
     That is the code of the first job in the folder that is not complete, else 0. Where the sweep
-    tried several learning rates, a figure shows them, and `again`, the words that started it, are
-    what the command begins with that tries more.
+    tried several learning rates, a figure shows them. `again`, the words that started it, are shown
+    on the page, and are what the command begins with that tries more rates.
     """
     from training.cli.comparison import compare  # needs numpy and scipy, which take half a second
     from training.cli.rates import beyond_the_edge, draw_rates, tried_rates
@@ -124,7 +124,7 @@ def summarize(folder: Path, again: Sequence[str]) -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return code
-    page = write_files(comparisons, folder)[-1]
+    page = write_files(comparisons, folder, again)[-1]
     print_comparisons(comparisons)
     print(f"\nlook at it: {from_here(page)}")
     if tried := tried_rates(runs):

@@ -5,7 +5,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -113,12 +113,18 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"[\\|*`\[\]]|<(?=\S)", r"\\\g<0>", " ".join(text.split()))
 
 
-def write_files(comparisons: list[Comparison], folder: Path) -> list[Path]:
-    """Write `compare.md`, `compare.csv` and `compare.html`; return their paths."""
+def write_files(comparisons: list[Comparison], folder: Path, command: Sequence[str]) -> list[Path]:
+    """Write `compare.md`, `compare.csv` and `compare.html`; return their paths.
+
+    Args:
+        comparisons: one per task.
+        folder: where the files go.
+        command: the words that made the comparisons, which the page shows.
+    """
     from training.cli.page import page  # its imports take half a second
 
     files = [folder / f"compare.{kind}" for kind in ("md", "csv", "html")]
-    texts = "\n".join(map(markdown, comparisons)), csv_of(comparisons), page(comparisons)
+    texts = "\n".join(map(markdown, comparisons)), csv_of(comparisons), page(comparisons, command)
     for file, text in zip(files, texts, strict=True):
         write_file(file, text.encode(), durable=False)
     return files
