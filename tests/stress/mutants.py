@@ -583,6 +583,7 @@ MUTANTS = [
         "steps_of_one",
     ),
 ]
+PYTEST = (sys.executable, "-m", "pytest", "-qx", "-n0", "--tb=line")
 FILES = (
     "resume",
     "hostile",
@@ -628,7 +629,7 @@ def caught(mutant: Mutant) -> bool:
         )
         tests = [f"tests/test_{name}.py" for name in FILES]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-qx", "-n0", "--tb=line", "-k", mutant.tests, *tests],
+            [*PYTEST, "-m", "not browser and not gpu", "-k", mutant.tests, *tests],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True,
