@@ -26,6 +26,7 @@ from training.data import Split
 from training.errors import DivergedError
 from training.evaluation import evaluate, recalibrate
 from training.loop import Training
+from training.muon import Muon
 from training.optimizers import sgd
 from training.parallel import ParallelModel, _batch_norm
 from training.run import fit
@@ -127,6 +128,7 @@ def computed():
         "trained": trained(),
         "stopped": trained(31),  # the last row of the second batch, which the second process has
         "by blocks": by_blocks(),
+        "by Muon": by_muon(),
         "normalised": [normalised(*case) for case in NORMALISED],
         "measured": measured(41),
         "not finite": attempt(measured, 41, 20),  # of the second batch
@@ -180,6 +182,26 @@ def test_a_wide_output_layer_takes_the_steps_of_one_process_too(two):
     for process in two:
         for name, tensor in expected.items():
             np.testing.assert_allclose(process["by blocks"][name], tensor, rtol=1e-10, atol=1e-12)
+
+
+def by_muon():
+    """Train an epoch of 3 steps with Muon for the matrix in the middle."""
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 5))
+    split = Split(torch.randn(33, 6), torch.randint(0, 5, (33,)))
+    settings = TrainerSettings(epochs=1, batch_size=16, shuffle=False)
+    optimizer = Muon(model.parameters(), lr=0.1)
+    training = Training(model, CrossEntropyLoss(), optimizer, lambda *_: 1.0, settings, 1)
+    run_epoch(training, split, 1)
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def test_muon_steps_alike_in_all_processes_and_as_in_one_to_the_bits_of_its_products(two):
+    expected = by_muon()
+    for name, tensor in expected.items():
+        assert np.array_equal(two[0]["by Muon"][name], two[1]["by Muon"][name])
+        # a step is .1 in each direction, and bfloat16 holds 2^-9 of it
+        np.testing.assert_allclose(two[0]["by Muon"][name], tensor, rtol=0, atol=1e-3)
 
 
 NORMALISED = [(0.1, 5), (None, 5), (0.1, 1), (None, 1)]  # momentum, number of rows

@@ -71,20 +71,27 @@ def adam(
 
     If `decoupled`, it is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), whose decay is not.
     """
-    check_setting("lr", lr, 0 < lr < math.inf, "a number above 0")
-    check_setting("eps", eps, 0 < eps < math.inf, "a number above 0")
-    check_setting("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more")
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
-    longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
-    fits = "a number that fits into float32 when divided by 1 - betas[0]"
-    check_setting("lr", lr, longest < 3e38, fits)
+    check_adam("lr", lr, betas, eps, weight_decay)
     kind = AdamW if decoupled else Adam
     # fused: on a CPU, too, a third of the time or less
     return kind(parameters, lr, (betas[0], betas[1]), eps, weight_decay, fused=True)
 
 
 adamw = partial(adam, weight_decay=0.01, decoupled=True)
+
+
+def check_adam(
+    name: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> None:
+    """Refuse what Adam cannot use; `name` is that of the setting of its learning rate."""
+    check_setting(name, lr, 0 < lr < math.inf, "a number above 0")
+    check_setting("eps", eps, 0 < eps < math.inf, "a number above 0")
+    check_setting("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), got {list(betas)}")
+    longest = lr * max(1 / (1 - betas[0]), weight_decay)  # torch divides, and overflows on a CPU
+    fits = "a number that fits into float32 when divided by 1 - betas[0]"
+    check_setting(name, lr, longest < 3e38, fits)
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,9 @@ def build_parts(
             for name, parameter in model.named_parameters():
                 if isinstance(parameter, UninitializedParameter):
                     raise ConfigError(f"model: {name} is lazy and got no inputs to be sized by")
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.weight.is_embedding = True  # type: ignore[attr-defined]  # for training/muon.py
     loss_fn = build_loss(cfg, make).to(device)
     optimizer = make(cfg.optimizer, call_with=[parameters])
     return model, loss_fn, optimizer, make(cfg.scheduler)
