@@ -473,7 +473,8 @@ def test_the_script_prints_and_writes_beside_the_runs(outputs, monkeypatch, caps
 
     shown = capsys.readouterr().out
     assert "cross_entropy" in shown and f"\n{outputs.name}/compare.html\n" in shown
-    assert (outputs / "compare.html").exists()
+    html = (outputs / "compare.html").read_text(encoding="utf-8")
+    assert f"compare.py {outputs / 'mse-seed1'} {outputs.name}</code>" in html
 
     monkeypatch.setattr("sys.argv", ["compare.py", str(outputs / "nothing")])
     with pytest.raises(SystemExit) as stop:

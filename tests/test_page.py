@@ -118,7 +118,20 @@ def test_long_curves_are_thinned_and_end_where_they_ended(tmp_path):
     draw_curves(axes, only([tmp_path]), "train/loss")
 
     steps = axes.lines[0].get_xdata()
-    assert len(steps) <= 200 and max(steps) == 5009
+    assert 50 < len(steps) <= 100 and max(steps) == 5009
+
+
+def test_what_was_not_logged_is_not_spoken_of(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "examples.npy").unlink()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    test = [line for line in lines if '"test"' in line]
+    (folder / "metrics.jsonl").write_text("\n".join(test), encoding="utf-8")
+
+    html = page([only([tmp_path])], [])
+
+    assert "<svg" not in html and "Curves" not in html and "The first chart" not in html
+    assert html.count("<img") == 1
 
 
 def test_a_diagram_is_a_small_regular_png(tmp_path):

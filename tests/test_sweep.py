@@ -53,6 +53,8 @@ def test_a_sweep_runs_what_is_missing_or_failed_and_compares(command_line, monke
     assert err.startswith(told) and err.count("failed") == 2
     assert {f.name for f in folder.iterdir() if f.is_dir()} == jobs
     assert {"compare.md", "compare.csv", "compare.html"} <= {f.name for f in folder.iterdir()}
+    html = (folder / "compare.html").read_text(encoding="utf-8")
+    assert re.search(r"train_ngram.py -m .* loss=distillation,mse seed=1,2</code>", html)
     assert re.search(r"^mse-seed2: nll .*, accuracy .*, ECE .* s$", out, re.MULTILINE)
     assert "distillation-seed1: failed: teacher: is required" in out and "± " in out
     assert read_status(folder / "distillation-seed1")["exit_code"] == 2

@@ -23,7 +23,7 @@ from training.run.untrusted import is_plain
 
 COLORS = [str(color) for color in TABLEAU_COLORS.values()]
 CURVES = ("val/nll", "val/accuracy", "val/ece", "train/loss")
-POINTS = 200  # of a curve, about: more make the page large, and nobody sees them
+POINTS = 100  # of a curve, about: more make the page large, and nobody sees them
 MANY_TIMES = 20  # one line that is so many times another has it lie on zero, but in log scale
 FEWEST = 20  # predictions of a bin: of fewer, the accuracy is mostly chance
 LARGEST = 200_000  # bytes of a diagram: the page is there to be sent
