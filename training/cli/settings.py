@@ -208,10 +208,8 @@ def mistakes_named(words: Iterable[str], task: str = "") -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise UserError(
-            "a job was killed, perhaps because memory ran out, and ended those beside it; the same"
-            " command goes on from their checkpoints"
-        ) from error
+        killed = "a job was killed, perhaps for want of memory, and with it those beside it"
+        raise UserError(f"{killed}; the same command goes on from their checkpoints") from error
     except Exception as error:
         text = f"{error}\n{error.__cause__ or ''}"
         lines = [line.strip() for line in text.split("\n") if line.strip()]
