@@ -152,7 +152,13 @@ def test_a_gradient_is_checked_before_each_step_on_every_device():
 
 RUNS = {
     "ngram": (*RUN, "model.depth=2", "trainer.epochs=2"),
-    "vision": ("model.width=4", "trainer.epochs=2", "trainer.save_every=4", "report=null"),
+    "vision": (
+        "model.width=4",
+        "model.whiten=true",
+        "trainer.epochs=2",
+        "trainer.save_every=4",
+        "report=null",
+    ),
 }
 
 

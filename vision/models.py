@@ -1,7 +1,11 @@
 """Models that read normalised images (N, C, S, S) and give logits (N, K)."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.errors import check_setting
 from vision.images import import_torchvision
@@ -57,11 +61,14 @@ def small_cnn(
     image_size: int,
     width: int = 32,
     dropout: float = 0.0,
+    whiten: bool = False,
 ) -> ImageModel:
     """Return four convolutions, the last one residual, averaged over the image; fast on a CPU.
 
     The first convolution halves images of 16 pixels or more, before there are many channels.
     Pooling comes before normalisation and ReLU, which then have a quarter of the work.
+
+    If `whiten`, the filters of the first convolution start as `whiten_filters` makes them.
     """
     _check(dropout, channels=channels, width=width)
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
@@ -74,7 +81,27 @@ def small_cnn(
         nn.Flatten(),
         nn.Dropout(dropout),
     )
-    return ImageModel(body, nn.Linear(4 * width, num_classes))
+    model = ImageModel(body, nn.Linear(4 * width, num_classes))
+    if whiten:
+        first: Any = body[0]
+        model.prepare = partial(whiten_filters, first[0])  # type: ignore[assignment]
+    return model
+
+
+def whiten_filters(layer: nn.Conv2d, inputs: Tensor, eps: float = 5e-4) -> None:
+    """Set the filters of `layer` so that their outputs for `inputs` are uncorrelated.
+
+    With the eigenvectors v and eigenvalues s of the covariance of all patches that the layer reads,
+    they are v / sqrt(s + eps) of the largest s, then the same with the other sign, because ReLU
+    follows. Where there are more filters than twice the eigenvectors, the last stay as they are.
+    """
+    window: dict[str, Any] = {name: getattr(layer, name) for name in ("padding", "stride")}
+    patches = F.unfold(inputs.cpu(), layer.kernel_size, **window)  # (N, D, P)
+    values, vectors = torch.linalg.eigh(patches.transpose(0, 1).flatten(1).double().cov())
+    count = min(len(values), len(layer.weight) // 2)
+    filters = (vectors / (values + eps).sqrt()).mT.flip(0)[:count]
+    both = torch.cat([filters, -filters]).view(-1, *layer.weight.shape[1:])
+    layer.weight.data[: 2 * count] = both
 
 
 def resnet18(num_classes: int, channels: int, image_size: int) -> ImageModel:

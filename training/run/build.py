@@ -15,7 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from losses import ClassificationLoss
 from metrics import Metrics
-from training.data import Splits, stream_seed
+from training.data import Split, Splits, stream_seed
 from training.distributed import from_main, local_rank, rank, world_size
 from training.errors import ConfigError, DataError, first_line
 from training.evaluation import has_features_and_head
@@ -63,8 +63,7 @@ def build(
         problem = "was trained on other data, with other classes"
         raise ConfigError(f"teacher={teacher.folder}: {problem}")
     filled = with_facts(cfg, splits.num_classes, splits.class_counts, logits_of)
-    first_inputs = splits.train.batch(slice(0, 1))[0]
-    model, loss_fn, optimizer, schedule = build_parts(filled, device, make, first_inputs)
+    model, loss_fn, optimizer, schedule = build_parts(filled, device, make, splits.train)
     splits.check(loss_fn.ignore_index)
     # dropout and the like: the same for any loss, another in each process
     torch.manual_seed(stream_seed(cfg.seed, "noise", *[rank()] * bool(rank())))
@@ -79,23 +78,31 @@ def build(
 
 
 def build_parts(
-    cfg: DictConfig, device: torch.device, make: Make, inputs: Tensor | None = None
+    cfg: DictConfig, device: torch.device, make: Make, split: Split | None = None
 ) -> tuple[nn.Module, ClassificationLoss, torch.optim.Optimizer, Any]:
     """Return model, loss, optimizer and schedule; `cfg` has the facts of the data.
 
-    A model that is lazy gets its sizes, and its initial weights, from a pass over `inputs`.
+    A model that is lazy gets its sizes, and its initial weights, from a pass over the first example
+    of the training `split`. One that has a method `prepare` is called with inputs from all over it,
+    about 2^21 numbers; weights from a checkpoint replace what it does with them.
     """
     model = make(cfg.model, kind=nn.Module).to(device)
+    name = type(model).__name__
     parameters = list(model.parameters())
     if any(isinstance(p, UninitializedParameter) for p in parameters):
-        if inputs is None:
+        if split is None:
             parameters = [nn.Parameter(torch.zeros(1))]  # until there is data
         else:
             with torch.no_grad():
-                called(model.eval(), inputs, type(model).__name__)
-            for name, parameter in model.named_parameters():
+                called(model.eval(), split.batch(slice(0, 1))[0], name)
+            for key, parameter in model.named_parameters():
                 if isinstance(parameter, UninitializedParameter):
-                    raise ConfigError(f"model: {name} is lazy and got no inputs to be sized by")
+                    raise ConfigError(f"model: {key} is lazy and got no inputs to be sized by")
+    if split is not None and hasattr(model, "prepare"):
+        rows = slice(None, None, math.ceil(split.inputs.numel() / 2**21))
+        with torch.no_grad():
+            called(model.prepare, split.batch(rows)[0], f"the method prepare of {name}")
+        parameters = list(model.parameters())
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.weight.is_embedding = True  # type: ignore[attr-defined]  # for training/muon.py
