@@ -1,18 +1,20 @@
 """What happens at a desk: a terminal is closed, a screen is lost, a folder is moved, two sweeps."""
 
+import io
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from small_runs import RUN, TINY, no_drawing, run_in, settings  # noqa: F401
 
-from training.cli import sweep
+from training.cli import screen, sweep
 from training.cli.calibrate_run import calibrate_run
 from training.cli.settings import parse
 from training.errors import CheckpointError, ConfigError
@@ -53,6 +55,27 @@ def test_a_screen_that_works_shows_everything_in_its_order():
     )
 
     assert done.stdout.decode() == "a\u00fc\nb\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_what_a_job_beside_others_prints_is_not_mixed_with_the_bar_of_their_sweep(monkeypatch):
+    ours, its = os.openpty()
+    monkeypatch.setattr(screen.multiprocessing, "parent_process", lambda: "the sweep")
+    binary = io.BufferedWriter(screen.Screen(its, "w", closefd=False))
+    with io.TextIOWrapper(binary, "utf-8", line_buffering=True) as stream:
+        for text in ("a line", "two\nlines"):
+            os.write(its, b"[0/2 done]")  # the bar
+            print(text, file=stream)
+            stream.flush()
+
+    os.close(its)
+    seen = ""
+    with suppress(OSError):  # at the end
+        while part := os.read(ours, 1000):
+            seen += part.decode().replace("\r\n", "\n")
+    os.close(ours)
+
+    assert seen == "[0/2 done]\r\x1b[Ka line\n[0/2 done]\r\x1b[Ktwo\nlines\n"
 
 
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored():

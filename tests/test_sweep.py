@@ -1,20 +1,23 @@
 """Sweeps: their folder, what runs again and what does not, failures, and what a job's name says."""
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from conftest import compose
 from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
 
 from training.cli import tables
 from training.cli.runs import find_runs
-from training.cli.sweep import sweep_folder
+from training.cli.sweep import SweepBar, sweep_folder
 from training.cli.tables import write_files
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
@@ -34,6 +37,25 @@ def no_figures(monkeypatch):
     """Draw nothing, which takes longer than these jobs."""
     monkeypatch.setattr(RunLog, "figure", lambda *_: None)
     monkeypatch.setattr(tables, "write_files", lambda comparisons, folder, command: [folder])
+
+
+def seen(out):
+    """Return the lines that a terminal shows once it has got `out`."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", out):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\r":
+            column = 0
+        elif part in ("\x1b[2K", "\x1b[K"):
+            lines[row] = lines[row][:column] if part == "\x1b[K" else ""
+        elif part.endswith("A"):
+            row -= int(part[2:-1])
+        elif not part.startswith("\x1b"):
+            line, column = lines[row], column + len(part)
+            lines[row] = line[: column - len(part)] + part + line[column:]
+    return lines
 
 
 def contents(folder):
@@ -190,6 +212,93 @@ def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept
     ]
     assert len({plain, *others[:2]}) == 3 and others[2] == plain
     assert folder("hydra.sweep.dir=mine") == Path("mine")
+
+
+@pytest.mark.parametrize(("words", "number"), [
+    (["loss=mse,nll", "seed=range(1,4)", "trainer.epochs=2"], 2 * 3),
+    (["loss=glob(*,exclude=distillation)"], len(LOSSES) - 1),
+    (["experiment=compare_losses"], 3 * (len(LOSSES) - 1)),  # its own seeds and losses
+    (["experiment=compare_losses", "seed=7"], len(LOSSES) - 1),
+    (["experiment=compare_losses", "loss=mse", "optimizer.lr=choice(0.1,0.2)"], 2 * 3),
+])  # fmt: skip
+def test_a_sweep_knows_how_many_jobs_it_has(words, number):
+    assert sweep_folder("vision", words)[2] == number
+
+
+def shown(bar, width=80):
+    file = io.StringIO()
+    Console(file=file, width=width).print(bar.get_renderable())
+    return file.getvalue()
+
+
+def test_the_bar_of_a_sweep_shows_what_its_jobs_folders_say(tmp_path):
+    def job(name, status, **more):
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_status(tmp_path / name, status=status, **more)
+
+    job("of-before", "complete")
+    job("to-do-again", "failed", message="no memory")
+    job("killed", "running", step=5, steps=10)  # and not begun again yet
+    bar = SweepBar(tmp_path, 6)
+    bar.screen.width = 80
+    assert "[1/6 done]" in shown(bar) and "killed" not in shown(bar)
+
+    job("killed", "running", step=6)
+    (tmp_path / "killed" / "metrics.jsonl").write_text(
+        '{"step": 6, "split": "train"}\n{"step": 8, "split": "train", "loss": 2.0}\n{"step": 9',
+        encoding="utf-8",
+    )
+    job("focal-seed1", "running", step=0, steps=4)  # has logged nothing
+    job("to-do-again", "diverged")
+    (line,) = shown(bar).splitlines()
+
+    assert line.startswith("[2/6 done] focal-seed1 0%, killed 80% ")
+    assert "47%" in line  # (1 + 1 + .8 + 0) / 6
+
+    job("killed", "complete")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "status.json").touch()  # a job that could leave no word
+    assert shown(bar).startswith("[4/6 done] focal-seed1 0% ")
+
+
+def test_the_bar_of_a_sweep_stays_one_line_and_takes_names_as_they_are(tmp_path):
+    bar = SweepBar(tmp_path, 3)
+    bar.screen.width = 80
+    for name in ("[bold]a", "c" * 70):
+        (tmp_path / name).mkdir()
+        write_status(tmp_path / name, status="running", steps=0)
+
+    (line,) = shown(bar).splitlines()
+
+    assert line.startswith("[0/3 done] [bold]a 0%, ccccc") and re.search(r"c… +0% -:--:--$", line)
+    assert len(line) <= 77  # so that the ^C that a terminal shows stands in it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["launcher=parallel"]], ids=["serial", "parallel"])
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such terminals")
+def test_a_sweep_on_a_terminal_leaves_its_lines_and_no_bar(more, tmp_path):
+    script = Path(__file__).parent.parent / "scripts/train_ngram.py"
+    words = [*LIGHT, "loss=mse,nll", f"hydra.sweep.dir={tmp_path}", *more]
+    ours, its = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, script, "-m", *words], stdout=its, stderr=its
+    ) as process:
+        os.close(its)
+        content = b""
+        with suppress(OSError):  # which ends the reading where nobody has the terminal open
+            while part := os.read(ours, 10_000):
+                content += part
+    os.close(ours)
+    out = content.decode()
+    lines = seen(out)
+
+    assert process.returncode == 0
+    assert "[0/2 done]" in out
+    for loss in ("mse", "nll"):
+        assert sum(line.startswith(f"{loss}-seed1: nll ") for line in lines) == 1
+    assert not any("done]" in line for line in lines)
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")  # the cursor is shown again
 
 
 @pytest.mark.parametrize("task", ["ngram", "vision"])

@@ -352,6 +352,20 @@ MUTANTS = [
         "a moved folder is not noticed", FOLDER, "if not self.is_in_place():", "if 0:", "is_gone"
     ),
     Mutant(
+        "what a job prints is mixed with the bar of its sweep",
+        "training/cli/screen.py",
+        'content != b"\\n" and ',
+        "",
+        "not_mixed_with_the_bar",
+    ),
+    Mutant(
+        "a job that waits to be done again counts as done",
+        "training/cli/sweep.py",
+        "if s not in self.before}",
+        "}",
+        "jobs_folders_say",
+    ),
+    Mutant(
         "another's job is called failed",
         "training/cli/sweep.py",
         "if read_status(folder) == before:",

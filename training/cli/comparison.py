@@ -105,10 +105,8 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     known = [name for name in dict.fromkeys(names) if name in COLUMNS]
     columns = tuple(n for n in known if not all(math.isnan(row.mean(n)) for row in rows))
     protocol = rows[0].runs[0].protocol
-    all_notes = (*notes, *left_out)
-    return Comparison(
-        first.task, protocol, tuple(rows), columns, baseline, all_notes, tuple(verdict)
-    )
+    in_words = (*notes, *left_out), tuple(verdict)
+    return Comparison(first.task, protocol, tuple(rows), columns, baseline, *in_words)
 
 
 def _rows(runs: Sequence[RunRecord]) -> tuple[list[Row], list[str]]:

@@ -143,16 +143,14 @@ def differences_to(
     for name, runs in rows.items():
         pairs = [(base[run.seed], read_examples(run.folder)) for run in runs if run.seed in base]
         tables = [np.asarray(t, np.float64) for pair in pairs for t in pair if t is not None]
-        reason = ""
         if len(pairs) < LEAST:
             reason = f"fewer than {LEAST} seeds in common with {label}, and two are alike by chance"
             reason += " too often to tell how much seeds matter (give seed=1,2,3)"
         elif len(tables) < 2 * len(pairs) or len({len(table) for table in tables}) > 1:
             reason = f"its runs and {label}'s do not all have the same test rows in {EXAMPLES}"
-        elif differences := _differences(tables[::2], tables[1::2], baseline[0].block_rows):
-            found[name] = differences
         else:
-            reason = f"the test split has fewer than {LEAST} blocks of rows"
+            found[name] = _differences(tables[::2], tables[1::2], baseline[0].block_rows)
+            reason = "" if found[name] else f"the test split has fewer than {LEAST} blocks of rows"
         if reason:
             untold.setdefault(reason, []).append(name)
     for figure in MEASURED:
@@ -171,27 +169,23 @@ def _beyond_noise(found: Mapping[str, Differences], label: str, num_seeds: int) 
     """Yield what differs from the baseline, the most first, and how little could have been seen."""
     smallest = []
     for figure, unit in UNITS.items():
-        heading, _, more_is_better = COLUMNS[figure]
+        heading, form, more_is_better = COLUMNS[figure]
         tested = {name: each[figure] for name, each in found.items() if figure in each}
-        real = sorted((each.mean, name) for name, each in tested.items() if each.p < SIGNIFICANCE)
+        real = [(each.mean, name) for name, each in tested.items() if each.p < SIGNIFICANCE]
         for word in ("better", "worse"):
             is_more = (word == "better") == more_is_better
-            some = reversed(real) if is_more else real
-            shown = [f"{n} by {_amount(figure, m)}" for m, n in some if (m > 0) == is_more]
+            sizes = sorted([(abs(m), n) for m, n in real if (m > 0) == is_more], reverse=True)
+            shown = [f"{name} by {form.format(size).rstrip('%')}" for size, name in sizes]
             if shown:
                 yield f"{word} than {label} beyond noise, in {heading}: {'; '.join(shown)}{unit}"
         # a row whose runs are the baseline's, bit for bit, has no noise
-        if sizes := sorted(filter(None, (each.smallest() for each in tested.values()))):
-            ends = dict.fromkeys(_amount(figure, size) for size in (sizes[0], sizes[-1]))
+        if least := sorted(filter(None, (each.smallest() for each in tested.values()))):
+            ends = dict.fromkeys(form.format(size).rstrip("%") for size in (least[0], least[-1]))
             smallest.append(f"{heading} {' to '.join(ends)}{unit}")
-    if found:
+    if any(found.values()):
         power = "what they would show 4 times in 5, from the steadiest row to the least steady"
         nothing = f"nothing else that could be tested differs beyond noise with {num_seeds} seeds"
         yield f"{nothing}; {power}: {', '.join(smallest)}" if smallest else nothing
-
-
-def _amount(figure: str, size: float) -> str:
-    return COLUMNS[figure][1].format(abs(size)).rstrip("%")
 
 
 def _differences(a: Sequence[FloatArray], b: Sequence[FloatArray], block_rows: int) -> Differences:

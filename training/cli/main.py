@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, redirect_stderr, suppress
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,11 @@ from training.cli.resume import run_to_resume
 from training.cli.screen import keep_printing
 from training.cli.script import Parser
 from training.cli.settings import mistakes_named, place_of, refuse_flags, settings_of
-from training.cli.sweep import how_jobs_stand, run_job, summarize, sweep_folder
+from training.cli.sweep import SweepBar, how_jobs_stand, run_job, summarize, sweep_folder
 from training.errors import ConfigError, DataError, UserError
 from training.run.folder import from_here
 from training.run.kept_settings import without_secrets
-from training.run.signals import (
-    Interrupted,
-    answer_in_jobs_only,
-    handling,
-    interruption,
-    passed_on,
-    stop_now,
-)
+from training.run.signals import Interrupted, handling, in_a_job, interruption, passed_on, stop_now
 from training.run.untrusted import printable
 
 if TYPE_CHECKING:
@@ -168,9 +161,9 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
     if command.is_sweep:
         if "RANK" in os.environ or any(word.startswith("resume=") for word in words):
             raise ConfigError("-m: starts new runs; with resume= or torchrun leave -m out")
-        folder, for_hydra, is_parallel = sweep_folder(task, words)
+        folder, for_hydra, num_jobs, is_parallel = sweep_folder(task, words)
         came: list[int] = []
-        with passed_on(came) if is_parallel else nullcontext():
+        with passed_on(came) if is_parallel else nullcontext(), SweepBar(folder, num_jobs):
             _run_hydra(command, ["-m", *words, *for_hydra])
         if came:
             raise Interrupted(came[0], how_jobs_stand(folder))
@@ -214,9 +207,7 @@ def _run_hydra(command: Command, words: list[str]) -> None:
         if multiprocessing.parent_process() is None:
             return work()
         keep_printing()
-        answer_in_jobs_only()
-        with suppress(Interrupted), handling(stop_now):  # an error would end the others unsaved
-            return work()
+        in_a_job(work)
 
     sys.argv[1:] = words  # Hydra reads them there
     folder, name = place_of(command.task)

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from training.cli.settings import choices_and_values, parse, place_of, put_on_top, settings_of
 from training.errors import CheckpointError, ConfigError
-from training.run.folder import STATUS, read_status
+from training.run.folder import CONFIG, STATUS, read_status
 from training.run.identity import SOURCES, leaves
-from training.run.kept_settings import as_written, is_call, read_config
+from training.run.kept_settings import as_written, is_call, kept_settings, read_config
 from training.run.untrusted import printable, refuse_links
 
 UNFINISHED = ("running", "interrupted", "failed")  # a diverged run would diverge again
@@ -71,6 +71,16 @@ def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfi
     put_on_top(cfg, values, task)
     refuse_changes(stored, cfg)
     return cfg
+
+
+def goes_on(folder: Path, cfg: DictConfig) -> bool:
+    """Say whether a job of a sweep goes on with an interrupted one, which must have been the same.
+
+    Else another's run would be in its folder.
+    """
+    if is_begun := (folder / CONFIG).exists():
+        refuse_changes(read_config(folder), kept_settings(cfg))
+    return is_begun
 
 
 def refuse_changes(stored: DictConfig, cfg: DictConfig) -> None:

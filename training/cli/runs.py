@@ -1,13 +1,14 @@
 """Read runs back for a comparison: what each is, its figures and its curves."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin
 
 from training.errors import DataError
-from training.run.folder import STATUS, Curves, read_curves, read_status
-from training.run.untrusted import refuse_links
+from training.run.folder import METRICS, STATUS, Curves, read_curves, read_status
+from training.run.untrusted import is_plain, refuse_links
 
 Figures = dict[str, float]
 
@@ -40,15 +41,25 @@ def find_runs(paths: Iterable[str | Path]) -> list[RunRecord]:
     for path in map(Path, paths):
         found = [path]
         if not (path / STATUS).is_file():
-            jobs = {f.parent: read_status(f.parent) for f in sorted(path.glob(f"*/{STATUS}"))}
             # a job of a sweep may have failed, or stand, before it knew what it trains on
-            found = [
-                f for f, s in jobs.items() if "run" in s or s.get("status") in (None, "complete")
-            ]
+            jobs = read_jobs(path).items()
+            found = [f for f, s in jobs if "run" in s or s.get("status") in (None, "complete")]
         if not found:
             raise DataError(f"{path}: holds no run to compare; give folders from outputs/")
         folders |= dict.fromkeys(found)
     return [read_run(folder) for folder in folders]
+
+
+def read_jobs(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return how each job in the folder of a sweep stands: what its status.json says."""
+    return {file.parent: read_status(file.parent) for file in sorted(folder.glob(f"*/{STATUS}"))}
+
+
+def last_step(folder: Path) -> int:
+    """Return the last step that a run has logged; it need not have ended."""
+    file = folder / METRICS
+    text = file.read_text(encoding="utf-8", errors="replace") if is_plain(file) else ""
+    return int(re.findall(r'^{"step": (\d+),', f'{{"step": 0,\n{text}', re.MULTILINE)[-1])
 
 
 def read_run(folder: Path) -> RunRecord:

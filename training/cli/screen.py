@@ -1,6 +1,7 @@
 """What a command prints to: losing it, as when a terminal is closed, stops nothing."""
 
 import io
+import multiprocessing
 import os
 import sys
 from typing import cast
@@ -12,7 +13,10 @@ class Screen(io.FileIO):
     def write(self, content: bytes) -> int:  # type: ignore[override]
         """Write what can be written; say that all was."""
         try:
-            return super().write(content) or len(content)
+            # of jobs side by side: the bar of their sweep, which is drawn again, gives way to it
+            is_over_bar = multiprocessing.parent_process() and content != b"\n" and self.isatty()
+            written = super().write(b"\r\x1b[K" * bool(is_over_bar) + content)
+            return min(written or len(content), len(content))
         except OSError:  # it is closed, full, or nobody reads it
             return len(content)
 

@@ -26,7 +26,7 @@ def fit(run: TrainingRun) -> None:
     """Train; keep the weights of the best nll on disk, and load them back."""
     training, settings, train = run.training, run.training.settings, run.splits.train
     in_notebook = run.console.is_jupyter and find_spec("ipywidgets")  # rich draws its bar by it
-    no_screen = not (run.console.is_terminal or in_notebook)
+    no_screen = run.console.quiet or not (run.console.is_terminal or in_notebook)
     if chosen_by(run) == "val":
         run.console.print("* marks the lowest val nll so far: those weights are kept, and tested")
     with Progress(console=run.console, transient=True, disable=no_screen) as bar:

@@ -90,7 +90,7 @@ def passed_on(came: list[int]) -> Iterator[None]:
     """Pass signals on to the workers of a parallel sweep while the block runs; add them to `came`.
 
     They are held back here and in the workers, which inherit that: a worker takes none before its
-    first job (then `answer_in_jobs_only` keeps it alive), and others while it is `handling` them.
+    first job (after it `in_a_job` keeps it alive), and others while it is at one.
     """
     if sys.platform == "win32":
         yield
@@ -119,10 +119,14 @@ def passed_on(came: list[int]) -> Iterator[None]:
             thread.join()
 
 
-def answer_in_jobs_only() -> None:
-    """Let a signal that comes between two jobs of a worker do nothing: it comes again in the next.
+def in_a_job(work: Callable[[], None]) -> None:
+    """Obey signals while a worker does the work of a job; one between two jobs does nothing.
 
-    Holding it back would not do: threads that a job has started would take it, and all would end.
+    It comes again in the next job. Holding it back would not do: threads that a job has started
+    would take it, and all would end. Nor is it raised here: that would end the jobs of the other
+    workers before they have saved.
     """
     for number in obeyed():
         signal.signal(number, lambda *_: None)
+    with suppress(Interrupted), handling(stop_now):
+        work()

@@ -76,6 +76,7 @@ def start(
                 console.print(f"resuming at step {run.training.step}")
             status = {"status": "running", "step": run.training.step, "message": ""}
             status |= {"task": cfg.task, "exit_code": None, "resume": again, "run": run.identity}
+            status["steps"] = run.training.num_steps(len(run.splits.train))
             write_status(folder, **status)
         with folder_at_fault(folder):
             log = RunLog(folder, positions) if is_main() else None
