@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -204,3 +205,30 @@ def test_a_value_that_hydra_reads_otherwise_is_shown_written_right(word, right):
     if "quote a text" in str(refusal.value):  # what is shown is what was meant, through a shell
         (written,) = shlex.split(right)
         assert parse(written).value() == word.partition("=")[2]
+
+
+def test_the_test_row_says_which_epochs_weights_it_is_of(tmp_path, capsys):
+    # so high a rate that the last epoch is not the best
+    start(settings(*RUN, "optimizer.lr=0.3"), tmp_path / "run")
+
+    out = capsys.readouterr().out
+    found = re.findall(r"^epoch (\d+)/3 .*val nll ([\d.]+) ", out, re.MULTILINE)
+    nll, epoch = min((float(nll), epoch) for epoch, nll in found)
+    assert len(found) == 3 and epoch != "3"
+    assert f"test: the weights of epoch {epoch}, which has the lowest val nll {nll:.4f}\n" in out
+
+
+NO_NOISE = ("model.input_dropout=0", "model.dropout=0", "model.output_dropout=0", "model.noise=0")
+
+
+@pytest.mark.parametrize("more", [("model.dropout=0.5",), ()])
+def test_a_train_loss_above_val_nll_is_explained_by_dropout_where_there_is_some(
+    more, tmp_path, capsys
+):
+    start(settings(*TINY, *NO_NOISE, *more), tmp_path / "run")
+
+    out = capsys.readouterr().out
+    train_loss, nll = re.search(r"train loss ([\d.]+)  val nll ([\d.]+)", out).groups()
+    assert float(train_loss) > float(nll)  # of two steps, the first before anything was learnt
+    why = "train loss above val nll: only training has dropout or other noise"
+    assert (why in out) == ("train loss above" in out) == bool(more)

@@ -171,6 +171,23 @@ def test_a_stop_outside_of_a_step_loses_nothing_either(never_stopped, tmp_path, 
     assert_same_run(tmp_path / "run", never_stopped)
 
 
+def test_the_bar_of_a_resumed_run_begins_where_it_goes_on(copied, monkeypatch):
+    begun = []
+
+    class Bar(fit.Progress):
+        def add_task(self, *words, **how):
+            begun.append(how)
+            raise Killed
+
+    monkeypatch.setattr(fit, "Progress", Bar)
+    with pytest.raises(Killed):
+        start(copied, resume=True)
+
+    steps = [int(path.stem[5:]) for path in step_files(copied)]
+    assert begun == [{"total": read_status(copied)["steps"], "completed": max(steps)}]
+    assert 0 < max(steps) < read_status(copied)["steps"]
+
+
 def test_a_finished_run_is_left_as_it_is(never_stopped, capsys):
     before = {f: f.read_bytes() for f in never_stopped.rglob("*") if f.is_file()}
 
