@@ -64,7 +64,7 @@ def num_jobs(task: str, words: list[str]) -> int:
     with mistakes_named(words), hydra.initialize_config_dir(str(place_of(task)[0]), **VERSION_BASE):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         last = {override.key_or_group: override for override in parser.parse_overrides(words)}
-        return math.prod(len([*o.sweep_iterator()]) for o in last.values() if o.is_sweep_override())
+        return math.prod(len([*o.sweep_iterator()]) for o in last.values() if o.is_discrete_sweep())
 
 
 class SweepBar(Progress):
