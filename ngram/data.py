@@ -93,7 +93,8 @@ def text_splits(
         unknown = f" (min count {tokenizer.min_count}), {UNK} {share:.1%} of targets and scored"
     about = f"{label}: {tokenizer.describe()}; vocabulary {len(words):,}{unknown}"
     class_counts = torch.bincount(train.targets, minlength=len(words))
-    return Splits(train, val, calibration, test, class_counts, words, about, BLOCK_SIZE)
+    known = {"unk": float(class_counts[words.index(UNK)] / len(train))} if UNK in words else {}
+    return Splits(train, val, calibration, test, class_counts, words, about, BLOCK_SIZE, known)
 
 
 def blocks_of(lines: list[str], tokenizer: Tokenizer, split: Sequence[float]) -> list[list[str]]:

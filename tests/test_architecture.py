@@ -102,7 +102,9 @@ def test_losses_and_metrics_can_be_copied_into_other_projects(tmp_path):
 def test_the_shared_core_names_no_task_and_no_loss():
     losses = {f.stem for f in (ROOT / "configs" / "loss").glob("*.yaml")} - {"nll"}  # also a metric
     names = re.compile(rf"\b(sonnets?|shakespeare|{'|'.join(losses)})\b")
-    for file in [*(ROOT / "training").rglob("*.py"), *(ROOT / "metrics").rglob("*.py")]:
+    advice = {ROOT / "training" / "run" / f"{name}.py" for name in ("diagnosis", "evidence")}
+    files = {f for room in ("training", "metrics") for f in (ROOT / room).rglob("*.py")}
+    for file in sorted(files - advice):  # what to change next has to have its name
         code = ast.unparse(_without_docstrings(ast.parse(file.read_text(encoding="utf-8"))))
         assert not names.search(code.lower()), file
 

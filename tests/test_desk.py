@@ -137,8 +137,8 @@ def test_a_run_that_is_worse_than_guessing_says_so_in_one_line(tmp_path, capsys)
     run_in(tmp_path / "good", *TINY)
 
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: bad is worse than guessing: its best val nll, ")
-    assert "is above ln" in line and "optimizer.lr than 300" in line
+    assert line.startswith("warning: bad: a model that knows nothing would be better: val nll ")
+    assert "ln C is" in line and "the learning rate is too high" in line
 
 
 def test_a_file_system_without_inodes_is_not_called_a_full_disk(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Go on with a run: its settings from its folder, with those given on the command line on top."""
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,23 +52,31 @@ def newest_unfinished(task: str) -> Path:
 def resumed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfig:
     """Return the run's own settings with the `words` of the command line on top; print changes.
 
+    What the weights were trained under is refused.
+    """
+    cfg = changed_settings(folder, words, task)
+    refuse_changes(as_written(read_config(folder), is_call), cfg)
+    return cfg
+
+
+def changed_settings(folder: Path, words: Sequence[str], task: str) -> DictConfig:
+    """Return the settings of a run with others on top.
+
     A word is SETTING=VALUE, or GROUP=OPTION (not of `experiment`, `debug` and `launcher`, which
     change many settings at once). In whatever order the words stand, options are taken first, each
-    with its own values for the whole group. What the weights were trained under is refused.
+    with its own values for the whole group.
     """
-    stored = as_written(read_config(folder), is_call)
-    if (other := stored.get("task")) != place_of(task)[1]:
+    cfg = as_written(read_config(folder), is_call)
+    if (other := cfg.get("task")) != place_of(task)[1]:
         raise ConfigError(f"resume={folder}: is a run of the task {other}; go on with its script")
     search = [word for word in words if word.startswith("hydra.searchpath=")]
     choices, values = choices_and_values(task, [word for word in words if word not in search])
-    cfg = copy.deepcopy(stored)
     for choice in choices:
         word, group = str(choice.input_line), choice.key_or_group
-        if group not in stored:
+        if group not in cfg:
             raise ConfigError(f"{word}: is Hydra's, or many settings at once; give settings only")
         cfg[group] = settings_of(task, [*search, word])[0][group]
     put_on_top(cfg, values, task)
-    refuse_changes(stored, cfg)
     return cfg
 
 

@@ -13,6 +13,7 @@ from training.errors import UserError, warn
 from training.evaluation import evaluate, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
+from training.run.diagnosis import diagnosis
 from training.run.examples import MAX_ROWS, write_examples
 from training.run.folder import from_here, tensorboard_on
 from training.run.log import RunLog
@@ -221,13 +222,11 @@ def finish(run: TrainingRun) -> None:
     for each in reports:
         if each.text:
             console.print("\n" + printable(each.text, keep="\n\t"))
-    command = tensorboard_on(run.folder.parent)
-    shown = f"\nrun folder: {from_here(run.folder)}\nlook at it: {command}"
-    console.print(shown, soft_wrap=True)  # a wrapped path cannot be copied
-    guess = math.log(splits.num_classes)
-    if run.best > guess:
-        warn(
-            f"{run.folder.name} is worse than guessing: its best {chosen_by(run)} nll,"
-            f" {run.best:,.4f}, is above ln {splits.num_classes} = {guess:.4f}; try a lower"
-            f" optimizer.lr than {training.base_lrs[0]:g}, or trainer.clip_norm=1"
-        )
+    console.print(f"\nrun folder: {from_here(run.folder)}", soft_wrap=True)
+    if found := diagnosis(run.folder):
+        line = f"{run.folder.name}: {printable(str(found[0]))}; scripts/diagnose.py says more"
+        console.print(line, soft_wrap=True)
+        if console.quiet and run.best > math.log(splits.num_classes):  # a job of a sweep
+            warn(line)
+    # soft_wrap: a wrapped path cannot be copied
+    console.print(f"look at it: {tensorboard_on(run.folder.parent)}", soft_wrap=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from training.distributed import from_main, is_main, lost_process_named
 from training.errors import CheckpointError, DivergedError
 from training.run.build import build
+from training.run.facts import facts
 from training.run.finished import load_teacher
 from training.run.fit import final_tags, finish, fit, load_best
 from training.run.folder import claim, from_here, locked, read_status, shell_line, write_status
@@ -90,8 +91,8 @@ def train(run: TrainingRun, again: str) -> None:
     try:
         if run.log:
             run.log.start(run.identity, run.config, run.training.step, final_tags(run))
-            if run.splits.numbers and not run.training.step:
-                run.log.scalars("data", run.splits.numbers, 0)
+            if not run.training.step:
+                run.log.scalars("data", facts(run), 0)
         with lost_process_named():
             fit(run)
             finish(run)
