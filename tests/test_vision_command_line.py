@@ -67,6 +67,8 @@ def test_a_mistake_is_one_line(task, arguments, message, command_line):
     ("group", "arguments", "message"),
     [
         ("data", ["data.imbalance=0"], r"data\.imbalance must be in \(0, 1\], got 0"),
+        ("data", ["data.label_noise=1.0"], r"data\.label_noise must be in \[0, 1\), got 1\.0"),
+        ("data", ["data.noise_kind=any"], r"data\.noise_kind must be symmetric or next, got any"),
         ("data", ["data.augment.crop=0"], r"data\.augment\.crop must be in \(0, 1\], got 0"),
         ("data", ["data.augment.shift=8"], r"data\.augment\.shift must be less than .*, got 8"),
         ("data", ["data=image_folder"], r"data\.root is required: data\.root=FOLDER, .*"),

@@ -86,6 +86,64 @@ def test_imbalance_thins_only_training_classes_exponentially():
     assert torch.tensor([0] * 50 + [1] * 3)[rare[0]].bincount()[1] == 1  # never none at all
 
 
+def labels_of(splits):
+    """Return the label of each image of a split by its number."""
+    return [
+        dict(zip(numbers(part), part.targets.tolist(), strict=True)) for part in parts_of(splits)
+    ]
+
+
+def test_wrong_labels_are_another_class_with_the_same_chance_and_only_where_weights_are_chosen():
+    images = numbered([3000] * 5)
+    clean, noisy = split_up(images), split_up(images, label_noise=0.4)
+
+    assert numbers(clean.train) == numbers(noisy.train)  # the same images in the same order
+    for true, given in zip(labels_of(clean)[:2], labels_of(noisy)[:2], strict=True):
+        assert sum(true[i] != given[i] for i in true) == round(0.4 * len(true))
+    assert labels_of(clean)[2:] == labels_of(noisy)[2:]
+    true, given = clean.train.targets, noisy.train.targets
+    cells = torch.bincount(5 * true + given, minlength=25).view(5, 5)
+    expected = torch.full((5, 5), 9000 * 0.4 / 20).fill_diagonal_(9000 * 0.6 / 5)
+    assert ((cells - expected).abs() < 4.5 * expected.sqrt()).all()  # of Poisson draws
+    assert noisy.class_counts.tolist() == cells.sum(0).tolist()
+
+
+def test_labels_of_the_next_class_follow_their_own():
+    images = numbered([100] * 3)
+    clean, noisy = split_up(images), split_up(images, label_noise=0.3, noise_kind="next")
+
+    for true, given in zip(labels_of(clean)[:2], labels_of(noisy)[:2], strict=True):
+        steps = [(given[i] - true[i]) % 3 for i in true]
+        assert steps.count(1) == round(0.3 * len(true)) and steps.count(2) == 0
+
+
+def test_wrong_labels_are_a_function_of_their_seed_and_of_all_that_names_them():
+    images = numbered([100] * 3)
+    settings = [{}, {"label_noise": 0.3}, {"label_noise": 0.3, "noise_kind": "next"}]
+    settings += [{"label_noise": 0.3, "split_seed": 2}, {"label_noise": 0.3}]
+
+    plain, symmetric, following, other, again = (split_up(images, **s) for s in settings)
+
+    digests = {s.fingerprint() for s in (plain, symmetric, following, other)}
+    assert len(digests) == 4 and again.fingerprint() == symmetric.fingerprint()
+    changed = [
+        (clean.train.targets != noisy.train.targets).nonzero()[:, 0].tolist()
+        for clean, noisy in ((plain, symmetric), (split_up(images, split_seed=2), other))
+    ]
+    assert len(changed[0]) == len(changed[1]) and changed[0] != changed[1]
+    assert plain.protocol.endswith("train / val / calibration / test")
+    assert symmetric.protocol == (
+        f"{plain.protocol}, labels of 30 % changed in train and val (symmetric)"
+    )
+    assert following.protocol.endswith("changed in train and val (next)")
+
+
+def test_without_noise_the_digits_are_those_of_before_to_the_last_byte():
+    splits = instantiate(compose(task="vision").data)
+
+    assert splits.fingerprint().startswith("d60d1a443eee1229")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -94,6 +152,9 @@ def test_imbalance_thins_only_training_classes_exponentially():
         ({"std": [0]}, "std must be 1 numbers, one per channel, above 0"),
         ({"mean": [0.5] * 3}, "mean must be 1 numbers"),
         ({"channels": 2}, "channels must be 1"),
+        ({"label_noise": 1}, r"label_noise must be in \[0, 1\), got 1"),
+        ({"label_noise": -0.1}, r"label_noise must be in \[0, 1\), got -0\.1"),
+        ({"noise_kind": "uniform"}, "noise_kind must be symmetric or next, got uniform"),
         ({"imbalance": 1.5}, r"imbalance must be in \(0, 1\]"),
         ({"augment": Augment(1, cutout=4)}, r"augment\.cutout must be less than image_size \(4\)"),
     ],

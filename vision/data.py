@@ -31,6 +31,10 @@ class ImageSettings:
     imbalance: of the training images of class k (from 0) of K, the share imbalance ** (k / (K - 1))
         is kept.
     augment: changes the images of training batches.
+    label_noise: share of the training labels, and of the validation labels, that are changed to
+        another class; which ones is a function of `split_seed`.
+    noise_kind: the other class: symmetric (any of the others, all equally probable) or next (k + 1,
+        and 0 for the last).
     """
 
     channels: int
@@ -41,6 +45,8 @@ class ImageSettings:
     split_seed: int
     imbalance: float
     augment: Augment
+    label_noise: float = 0.0
+    noise_kind: str = "symmetric"
 
     def __post_init__(self) -> None:
         check_setting("channels", self.channels, self.channels in (1, 3), "1 (grey) or 3 (colour)")
@@ -52,6 +58,9 @@ class ImageSettings:
         check_setting("std", std, is_positive, f"{numbers}, above 0")
         check_shares(self.split)
         check_setting("imbalance", self.imbalance, 0 < self.imbalance <= 1, "in (0, 1]")
+        check_setting("label_noise", self.label_noise, 0 <= self.label_noise < 1, "in [0, 1)")
+        is_kind = self.noise_kind in ("symmetric", "next")
+        check_setting("noise_kind", self.noise_kind, is_kind, "symmetric or next")
         for name in ("shift", "cutout"):
             pixels, limit = getattr(self.augment, name), f"less than image_size ({self.image_size})"
             check_setting(f"augment.{name}", pixels, pixels < self.image_size, limit)
@@ -60,6 +69,14 @@ class ImageSettings:
         """Refuse a share for the test split, for images that have a test split of their own."""
         allowed = "0 for test, as in [0.9,0.05,0.05,0.0]: these images have a test split"
         check_setting("split", list(self.split), self.split[3] == 0, allowed)
+
+    def mislabelled(self, split: Split, num_classes: int, generator: torch.Generator) -> Split:
+        """Return the split with the share `label_noise` of its labels changed, rounded to rows."""
+        count = round(self.label_noise * len(split))
+        changed = torch.randperm(len(split), generator=generator)[:count]
+        end = num_classes if self.noise_kind == "symmetric" else 2  # the next is one step away
+        steps = torch.randint(1, end, (count,), generator=generator)
+        return replace(split, targets=split.targets.index_add(0, changed, steps) % num_classes)
 
 
 def digits(**settings: Any) -> Splits:
@@ -111,12 +128,16 @@ def image_splits(read: Callable[[], ImageSet], name: str, settings: ImageSetting
         raise DataError(f"{name}: no training images are left; give more, or change data.split")
     sizes = " / ".join(f"{len(part):,}" for part in (train, val, calibration, test))
     shape = f"{settings.image_size}x{settings.image_size}x{settings.channels}"
-    about = f"{name}: {len(names)} classes, {shape}, {sizes}"
-    about += " train / val / calibration / test"
+    about = f"{name}: {len(names)} classes, {shape}, {sizes} train / val / calibration / test"
     if published_test:
         about += " (the published one)"
     if settings.imbalance < 1:
         about += f", training classes thinned to {settings.imbalance:g}"
+    if settings.label_noise:
+        generator.manual_seed(stream_seed(settings.split_seed, "label_noise"))
+        train, val = (settings.mislabelled(p, len(names), generator) for p in (train, val))
+        share, kind = f"{100 * settings.label_noise:.4g} %", settings.noise_kind
+        about += f", labels of {share} changed in train and val ({kind})"
     class_counts = torch.bincount(train.targets, minlength=len(names))
     train = replace(train, augment=replace(settings.augment, num_classes=len(names)))
     # of images that were not scaled, image_size says it all
