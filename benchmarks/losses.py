@@ -47,6 +47,8 @@ def cases(num_classes: int) -> dict[str, Callable[[], nn.Module]]:
         "LogSoftmaxNLLLoss": losses.LogSoftmaxNLLLoss,
         "FocalLoss": losses.FocalLoss,
         "FocalLoss gamma 0.5, weighted": lambda: losses.FocalLoss(weight, gamma=0.5),
+        "LogitAdjustedLoss": lambda: losses.LogitAdjustedLoss(torch.arange(num_classes)),
+        "GeneralisedCrossEntropyLoss": losses.GeneralisedCrossEntropyLoss,
         "SoftmaxMSELoss": losses.SoftmaxMSELoss,
         "LogitsMSELoss": losses.LogitsMSELoss,
         "RescaledMSELoss": losses.RescaledMSELoss,

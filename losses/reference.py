@@ -36,6 +36,17 @@ def cross_entropy(
     return -(w * q * log_softmax(logits)).sum(axis=1)
 
 
+def logit_adjusted(logits: Array, targets: Indices, counts: Indices, tau: float = 1.0) -> Array:
+    """Return cross-entropy of z + t ln prior, a class without rows counted as 1 (Menon 2021)."""
+    prior = np.maximum(counts, 1) / counts.sum()
+    return cross_entropy(logits + tau * np.log(prior), targets)
+
+
+def generalised(logits: Array, targets: Indices, q: float) -> Array:
+    """Return (1 - p_y^q) / q (Zhang and Sabuncu 2018)."""
+    return (1 - softmax(logits)[np.arange(len(targets)), targets] ** q) / q
+
+
 def focal(logits: Array, targets: Indices, gamma: float, weight: Array | None = None) -> Array:
     """Return -w_y (1 - p_y)^gamma ln p_y (Lin 2017, who calls w alpha)."""
     p = softmax(logits)[np.arange(len(targets)), targets]

@@ -10,6 +10,8 @@ from conftest import ROOT
 from losses import (
     CrossEntropyLoss,
     FocalLoss,
+    GeneralisedCrossEntropyLoss,
+    LogitAdjustedLoss,
     LogitsMSELoss,
     OneVsRestBCELoss,
     RescaledMSELoss,
@@ -23,6 +25,8 @@ LOSSES = {
     "cross_entropy": CrossEntropyLoss(reduction="none"),
     "label_smoothing": CrossEntropyLoss(label_smoothing=0.1, reduction="none", floor=0),
     "weighted": CrossEntropyLoss([1.0, 2.0, 4.0], reduction="none"),
+    "logit_adjusted": LogitAdjustedLoss([1, 2, 4], reduction="none"),
+    "generalised": GeneralisedCrossEntropyLoss(reduction="none"),
     "focal": FocalLoss(gamma=2, reduction="none"),
     "mse": SoftmaxMSELoss(reduction="none"),
     "mse_logits": LogitsMSELoss(reduction="none", floor=0),

@@ -11,7 +11,9 @@ from losses import (
     CrossEntropyLoss,
     DistillationLoss,
     FocalLoss,
+    GeneralisedCrossEntropyLoss,
     HingeLoss,
+    LogitAdjustedLoss,
     LogitsMSELoss,
     LogSoftmaxNLLLoss,
     MultiLabelBCELoss,
@@ -44,7 +46,16 @@ LINKED = {
     "focal_3": (FocalLoss, {"gamma": 3}),
     "focal_weighted": (FocalLoss, {"weight": WEIGHT, "gamma": 2}),
     "bce": (OneVsRestBCELoss, {}),
+    "logit_adjusted": (LogitAdjustedLoss, {"class_counts": [5, 20, 1], "link": "own"}),
+    "logit_adjusted_half": (
+        LogitAdjustedLoss,
+        {"class_counts": [5, 0, 1], "tau": 0.5, "link": "own"},
+    ),
+    "generalised": (GeneralisedCrossEntropyLoss, {}),
+    "generalised_low": (GeneralisedCrossEntropyLoss, {"q": 0.05}),
 }
+# their links also say which classes are frequent
+REORDERS = [name for name in LINKED if "weighted" in name or "adjusted" in name]
 
 
 def minimiser(expected_loss, size):
@@ -78,6 +89,27 @@ def test_link_recovers_the_probabilities_that_the_loss_was_minimised_for(name):
 
         assert_close(loss_fn.log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
         assert_close(loss_fn.own_log_probs(logits).exp(), eta, rtol=0, atol=1e-5)
+
+
+def test_without_its_prior_logit_adjustment_gives_the_probabilities_of_balanced_classes():
+    counts = tensor([5.0, 20.0, 1.0], dtype=torch.float64)
+    loss_fn = LogitAdjustedLoss(counts, reduction="none")
+
+    for eta in ETA:
+        logits = minimiser(lambda z, eta=eta: eta @ loss_fn(z.expand(3, 3), torch.arange(3)), 3)
+
+        balanced = eta / counts
+        assert_close(loss_fn.log_probs(logits).exp(), balanced / balanced.sum(), rtol=0, atol=1e-5)
+
+
+def test_the_minimiser_of_generalised_is_a_power_of_the_truth_and_with_q_one_its_peak():
+    eta = ETA[0]
+    for q in (0.3, 0.7, 1.0):
+        loss_fn = GeneralisedCrossEntropyLoss(q=q, reduction="none", link="softmax")
+        logits = minimiser(lambda z, f=loss_fn: eta @ f(z.expand(3, 3), torch.arange(3)), 3)
+
+        power = eta ** (1 / (1 - q)) if q < 1 else tensor([1.0, 0.0, 0.0]).double()
+        assert_close(loss_fn.log_probs(logits).exp(), power / power.sum(), rtol=0, atol=1e-5)
 
 
 def test_distilling_true_probabilities_is_recovered_by_softmax():
@@ -127,6 +159,11 @@ def test_info_nce_is_the_cross_entropy_of_the_softmax_over_candidates():
         (FocalLoss(), True, True),
         (FocalLoss(link="softmax"), False, True),
         (FocalLoss(gamma=0), True, False),
+        (LogitAdjustedLoss(WEIGHT), False, True),
+        (LogitAdjustedLoss(WEIGHT, link="own"), True, True),
+        (GeneralisedCrossEntropyLoss(), True, True),
+        (GeneralisedCrossEntropyLoss(link="softmax"), False, True),
+        (GeneralisedCrossEntropyLoss(q=1), True, False),
         (SoftmaxMSELoss(), False, False),
         (LogitsMSELoss(), True, True),
         (LogitsMSELoss(link="softmax"), False, True),
@@ -147,7 +184,7 @@ def test_the_reported_link_is_the_one_chosen_or_the_default(loss_fn, reports_own
     assert differs == (not torch.allclose(own, softmax))
 
 
-@pytest.mark.parametrize("name", [name for name in LINKED if "weighted" not in name])
+@pytest.mark.parametrize("name", [name for name in LINKED if name not in REORDERS])
 def test_links_without_weights_rank_classes_as_the_logits_do(name):
     make, options = LINKED[name]
     loss_fn = make(**options)
@@ -158,12 +195,31 @@ def test_links_without_weights_rank_classes_as_the_logits_do(name):
     assert (ranked.diff(dim=1) >= -1e-12).all()
 
 
-@pytest.mark.parametrize("make", [FocalLoss, lambda w: CrossEntropyLoss(w, link="own")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        FocalLoss,
+        lambda w: CrossEntropyLoss(w, link="own"),
+        lambda w: LogitAdjustedLoss(w, link="own"),
+    ],
+)
 def test_the_prior_correction_reorders_classes(make):
     logits = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)).double()
     loss_fn = make(torch.linspace(0.1, 3, 6))
 
     assert (loss_fn.log_probs(logits).argmax(1) != logits.argmax(1)).any()
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_of_half_precisions_are_computed_in_float32(name):
+    make, options = LINKED[name]
+    loss_fn = make(**options)
+    logits = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow = logits.to(dtype)
+        wide = loss_fn.own_log_probs(narrow.float())
+        assert_close(loss_fn.own_log_probs(narrow), wide, rtol=0, atol=0)
 
 
 # Floor

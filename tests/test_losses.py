@@ -11,7 +11,9 @@ from losses import (
     CrossEntropyLoss,
     DistillationLoss,
     FocalLoss,
+    GeneralisedCrossEntropyLoss,
     HingeLoss,
+    LogitAdjustedLoss,
     LogitsMSELoss,
     LogSoftmaxNLLLoss,
     MultiLabelBCELoss,
@@ -26,6 +28,7 @@ from losses import (
 
 WEIGHT = tensor([0.5, 2.0, 1.0, 0.25, 3.0], dtype=torch.float64)
 W = WEIGHT.numpy()
+COUNTS = [90, 9, 0, 400, 1]
 TEACHER = torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 
 
@@ -49,6 +52,15 @@ TABLE = {
     "smoothed_weighted": (
         lambda **o: CrossEntropyLoss(WEIGHT, label_smoothing=0.3, **o),
         lambda z, y: reference.cross_entropy(z, y, W, 0.3),
+    ),
+    "logit_adjusted": (
+        lambda **o: LogitAdjustedLoss(COUNTS, **o),
+        lambda z, y: reference.logit_adjusted(z, y, np.array(COUNTS)),
+    ),
+    "generalised": (GeneralisedCrossEntropyLoss, lambda z, y: reference.generalised(z, y, 0.7)),
+    "absolute": (
+        lambda **o: GeneralisedCrossEntropyLoss(q=1, **o),
+        lambda z, y: reference.generalised(z, y, 1),
     ),
     "nll": (LogSoftmaxNLLLoss, reference.cross_entropy),
     "focal": (FocalLoss, lambda z, y: reference.focal(z, y, 2)),
@@ -135,6 +147,9 @@ def test_multi_label_and_info_nce_equal_their_papers():
 
 LOGITS = tensor([[2.0, 1.0, 0.1]] * 3, dtype=torch.float64)
 CE = [0.4170300163, 1.4170300163, 2.3170300163]
+ADJUSTED = [0.0377290412, 3.3403141342, 6.4375387116]  # z + ln(90, 9, 1) / 100
+HALF_ADJUSTED = [0.1240739712, 2.2753665177, 4.2739788063]  # tau = 1/2
+GENERALISED = [0.3616749650, 0.8987663241, 1.1464015738]  # q = .7
 
 
 @pytest.mark.parametrize(
@@ -145,6 +160,17 @@ CE = [0.4170300163, 1.4170300163, 2.3170300163]
         (
             CrossEntropyLoss(label_smoothing=0.1, reduction="none"),
             [0.5136966829, 1.4136966829, 2.2236966829],
+        ),
+        (LogitAdjustedLoss([90, 9, 1], reduction="none"), ADJUSTED),
+        (LogitAdjustedLoss([90, 9, 1], tau=0.5, reduction="none"), HALF_ADJUSTED),
+        (GeneralisedCrossEntropyLoss(reduction="none"), GENERALISED),
+        (
+            GeneralisedCrossEntropyLoss(q=1, reduction="none"),
+            [0.3409988611, 0.7575670293, 0.9014341096],
+        ),
+        (
+            GeneralisedCrossEntropyLoss(q=0.01, reduction="none"),
+            [0.4161616536, 1.4070374011, 2.2903930016],
         ),
         (SoftmaxMSELoss(reduction="none"), [0.1847692033, 1.0179055397, 1.3056397003]),
         (HingeLoss(reduction="none"), [0, 2.0, 2.9]),
@@ -250,8 +276,21 @@ def test_effective_number_goes_from_equal_to_balanced_weights():
         CrossEntropyLoss([1.0] * 5),
         LogSoftmaxNLLLoss(),
         DistillationLoss(teacher, alpha=0),
+        LogitAdjustedLoss(COUNTS, tau=0),
+        LogitAdjustedLoss([7] * 5),
+        GeneralisedCrossEntropyLoss(q=1e-13),
     ],
-    ids=["gamma 0", "gamma 0, weights 1", "smoothing 0", "weights 1", "nll", "alpha 0"],
+    ids=[
+        "gamma 0",
+        "gamma 0, weights 1",
+        "smoothing 0",
+        "weights 1",
+        "nll",
+        "alpha 0",
+        "tau 0",
+        "equal counts",
+        "q near 0",
+    ],
 )
 def test_is_cross_entropy_in_value_and_gradient(other):
     logits, targets = batch(30, 5)
@@ -263,6 +302,23 @@ def test_is_cross_entropy_in_value_and_gradient(other):
         rtol=1e-12,
         atol=1e-15,
     )
+
+
+def test_half_the_absolute_error_of_the_probabilities_is_generalised_with_q_one():
+    logits, targets = batch(30, 5)
+
+    expected = (logits.softmax(1) - F.one_hot(targets, 5)).abs().sum(1).mean() / 2
+
+    assert_close(GeneralisedCrossEntropyLoss(q=1)(logits, targets), expected, rtol=1e-12, atol=0)
+
+
+def test_counts_given_as_shares_adjust_alike_and_no_rows_count_as_one():
+    logits, targets = batch(30, 3)
+    counted = gradient(LogitAdjustedLoss([90, 9, 1]), logits, targets)
+
+    for counts in (tensor([0.9, 0.09, 0.01]), tensor([90, 9, 0])):
+        found = gradient(LogitAdjustedLoss(counts), logits, targets)
+        assert_close(found, counted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

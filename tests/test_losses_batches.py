@@ -84,7 +84,18 @@ def test_slope_of_a_saturated_row_keeps_its_digits(name):
 # under the others an output of -inf is infinitely wrong
 @pytest.mark.parametrize(
     "name",
-    ["cross_entropy", "weighted", "nll", "focal", "focal_half", "focal_weighted", "mse", "bce"],
+    [
+        "cross_entropy",
+        "weighted",
+        "nll",
+        "focal",
+        "focal_half",
+        "focal_weighted",
+        "mse",
+        "bce",
+        "logit_adjusted",
+        "generalised",
+    ],
 )
 def test_a_masked_class_leaves_other_rows_alone(name):
     logits, _ = batch(4, 5)

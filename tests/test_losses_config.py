@@ -23,6 +23,7 @@ SETS = {
     "label_smoothing": {"label_smoothing"},
     "weighted": {"weight"},
     "distillation": {"teacher"},
+    "logit_adjusted": {"class_counts"},
 }
 
 
@@ -45,7 +46,7 @@ def compose(name, *overrides, counts=(1, 1)):
 def test_every_loss_of_the_family_can_be_selected():
     assert set(NAMES) >= {
         "cross_entropy", "nll", "label_smoothing", "weighted", "focal", "mse", "mse_logits",
-        "mse_rescaled", "bce", "hinge", "distillation",
+        "mse_rescaled", "bce", "hinge", "distillation", "logit_adjusted", "generalised",
     }  # fmt: skip
 
 
@@ -87,6 +88,12 @@ def test_weighted_takes_the_counts_of_the_data_and_each_of_its_schemes():
     expected = losses.class_weights(counts, "effective_number", beta=0.9).tolist()
     assert weight(scheme, "loss.weight.beta=0.9") == pytest.approx(expected)
     assert weight("loss.weight.scheme=[1, 2.5, 4]") == [1, 2.5, 4]
+
+
+def test_logit_adjusted_takes_the_counts_of_the_data():
+    loss_fn = instantiate(compose("logit_adjusted", "loss.tau=0.5", counts=(90, 9, 1)))
+
+    assert loss_fn.class_counts.tolist() == [90, 9, 1] and loss_fn.tau == 0.5
 
 
 def test_a_list_of_weights_can_be_given_to_any_loss_with_weights():

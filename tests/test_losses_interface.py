@@ -16,6 +16,7 @@ from losses import (
     CrossEntropyLoss,
     DistillationLoss,
     FocalLoss,
+    GeneralisedCrossEntropyLoss,
     HingeLoss,
     LogitsMSELoss,
     MultiLabelBCELoss,
@@ -45,6 +46,11 @@ every_class = pytest.mark.parametrize("loss_class", CLASSES)
             "DistillationLoss(temperature=2.0, alpha=1.0, ignore_index=-100, reduction='mean')",
         ),
         (
+            losses.LogitAdjustedLoss([90, 9, 1]),
+            "LogitAdjustedLoss(class_counts=Tensor(3,), tau=1.0, ignore_index=-100, "
+            "reduction='mean', link='softmax')",
+        ),
+        (
             MultiLabelBCELoss(pos_weight=[1.0, 2.0]),
             "MultiLabelBCELoss(weight=None, reduction='mean', pos_weight=Tensor(2,))",
         ),
@@ -69,7 +75,10 @@ def test_every_argument_with_a_link_has_own_or_softmax_as_its_default(loss_class
     assert link is None or link.default in ("own", "softmax")
 
 
-@pytest.mark.parametrize("make_loss", [FocalLoss, LogitsMSELoss, RescaledMSELoss, OneVsRestBCELoss])
+@pytest.mark.parametrize(
+    "make_loss",
+    [FocalLoss, LogitsMSELoss, RescaledMSELoss, OneVsRestBCELoss, GeneralisedCrossEntropyLoss],
+)
 def test_a_loss_whose_minimiser_is_not_softmax_reports_its_own_link(make_loss):
     assert make_loss().link == "own"
     assert CrossEntropyLoss().link == "softmax"
@@ -124,9 +133,10 @@ def test_a_subclass_with_another_formula_is_computed_by_it(name):
             return super().elementwise(logits, targets) / 2
 
     logits, targets = batch(6, 5)
-    value, slope = gradient(parent(), logits, targets)
+    needed = {"class_counts": [5, 4, 3, 2, 1]} if parent is losses.LogitAdjustedLoss else {}
+    value, slope = gradient(parent(**needed), logits, targets)
 
-    assert_close(gradient(Halved(), logits, targets), (value / 2, slope / 2))
+    assert_close(gradient(Halved(**needed), logits, targets), (value / 2, slope / 2))
 
 
 def test_a_formula_from_another_base_class_is_the_one_computed():

@@ -24,6 +24,8 @@ def test_curves_are_the_losses_of_the_papers():
     assert_close(curves["nll"], -P.log())
     assert_close(curves["weighted, w = 3"], -3 * P.log())
     assert_close(curves["label_smoothing 0.1"], -0.95 * P.log() - 0.05 * (1 - P).log())
+    assert_close(curves["logit_adjusted, prior 0.1"], (1 + 9 * (1 - P) / P).log())
+    assert_close(curves["generalised, q 0.7"], (1 - P**0.7) / 0.7)
     assert_close(curves["focal, gamma 2"], -((1 - P) ** 2) * P.log())
     assert_close(curves["mse"], 2 * (1 - P) ** 2)
     assert_close(curves["mse_logits"], 2 * (1 - P) ** 2)

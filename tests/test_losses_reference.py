@@ -1,7 +1,7 @@
 """losses/reference.py: golden numbers worked out independently, and logits of a thousand."""
 
 import numpy as np
-from test_losses import CE, LOGITS
+from test_losses import ADJUSTED, CE, GENERALISED, HALF_ADJUSTED, LOGITS
 
 from losses import reference
 
@@ -35,6 +35,13 @@ def test_the_reference_meets_the_golden_numbers():
             reference.focal(two, first, 2),
             [4.5135272993, 1.8650939253, 0.1732867951, 0.0010536052, 1.00503359e-6],
         ),
+        (reference.logit_adjusted(z, y, np.array([90, 9, 1])), ADJUSTED),
+        (reference.logit_adjusted(z, y, np.array([90, 9, 1]), 0.5), HALF_ADJUSTED),
+        (reference.generalised(z, y, 0.7), GENERALISED),
+        (
+            reference.generalised(two, first, 0.7),
+            [1.3716989756, 1.1435339550, 0.5491825619, 0.1015690033, 0.0100150654],
+        ),
         (reference.softmax_mse(z, y), [0.1847692033, 1.0179055397, 1.3056397003]),
         (reference.hinge(z, y, "crammer_singer"), [0, 2.0, 2.9]),
         (reference.hinge(z, y, "weston_watkins") / 3, [0, 0.7, 1.6]),
@@ -55,6 +62,7 @@ def test_the_reference_is_right_at_a_thousand():
 
     assert reference.cross_entropy(z, y).tolist() == [0, 1000, 2000]
     assert reference.focal(z, y, 2).tolist() == [0, 1000, 2000]
+    assert reference.generalised(z, y, 0.5).tolist() == [0, 2, 2]
     assert reference.softmax_mse(z, y).tolist() == [0, 2, 2]
     assert reference.binary_cross_entropy(z[:1], hot[:1]).tolist() == [[0, np.log(2), 0]]
     assert reference.binary_cross_entropy(z[:1], hot[2:]).tolist() == [[1000, np.log(2), 1000]]

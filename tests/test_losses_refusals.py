@@ -14,7 +14,9 @@ from losses import (
     CrossEntropyLoss,
     DistillationLoss,
     FocalLoss,
+    GeneralisedCrossEntropyLoss,
     HingeLoss,
+    LogitAdjustedLoss,
     LogitsMSELoss,
     LogSoftmaxNLLLoss,
     MultiLabelBCELoss,
@@ -35,9 +37,12 @@ ON_LOGITS = [
     RescaledMSELoss,
     OneVsRestBCELoss,
     HingeLoss,
+    GeneralisedCrossEntropyLoss,
+    lambda **options: LogitAdjustedLoss([5, 4, 3, 2, 1], **options),
     lambda **options: DistillationLoss(lambda x: x, **options),
 ]
 weights = partial(class_weights, tensor([1, 2]))
+adjusted = partial(LogitAdjustedLoss, [1, 2])
 every_loss = pytest.mark.parametrize("make", ON_LOGITS)
 
 
@@ -92,6 +97,13 @@ NUMBER = "must be a number in [0, 1), got"
         (FocalLoss, "gamma", -1, "must be in [0, inf), got -1"),
         (FocalLoss, "gamma", math.inf, "must be in [0, inf), got inf"),
         (FocalLoss, "weight", [1, -1], f"{EVERY} -1.0 for class 1"),
+        (adjusted, "tau", -1, "must be in [0, inf), got -1"),
+        (adjusted, "link", "prior", "must be one of own, softmax, got 'prior'"),
+        (LogitAdjustedLoss, "class_counts", [1, -1], f"{EVERY} -1.0 for class 1"),
+        (LogitAdjustedLoss, "class_counts", [0, 0], "must be one number per class, (C,), not all"),
+        (LogitAdjustedLoss, "class_counts", None, "must be one number per class, got None"),
+        (GeneralisedCrossEntropyLoss, "q", 0, "must be in (0, 1], got 0"),
+        (GeneralisedCrossEntropyLoss, "q", 1.1, "must be in (0, 1], got 1.1"),
         (RescaledMSELoss, "k", 0, "must be in (0, inf), got 0"),
         (RescaledMSELoss, "M", -30, "must be in (0, inf), got -30"),
         (LogitsMSELoss, "floor", -1, f"{UNIT} -1"),
@@ -309,6 +321,16 @@ def test_weights_of_the_wrong_length_name_both_lengths(make):
         make([1.0] * 4)(logits_of(4, 5), tensor([0] * 4))
     with pytest.raises(ValueError, match="weight must be one number per class, 5, got 6"):
         make([1.0] * 6)(logits_of(4, 5), tensor([0] * 4))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5,)])
+def test_counts_of_the_wrong_length_name_both_lengths(shape):
+    logits, targets = logits_of(*shape), torch.zeros(shape[:-1]).long()
+    loss_fn = LogitAdjustedLoss([1, 2, 3])
+
+    for use in (lambda: loss_fn(logits, targets), lambda: loss_fn.own_log_probs(logits)):
+        with pytest.raises(ValueError, match="class_counts must be one number per class, 5, got 3"):
+            use()
 
 
 def test_multi_label_targets_are_checked():

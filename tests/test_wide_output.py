@@ -27,6 +27,8 @@ FAMILY = {
     "mse_rescaled": losses.RescaledMSELoss,
     "bce": losses.OneVsRestBCELoss,
     "hinge": losses.HingeLoss,
+    "logit_adjusted": lambda: losses.LogitAdjustedLoss(torch.arange(CLASSES)),
+    "generalised": losses.GeneralisedCrossEntropyLoss,
     "distillation": lambda: losses.DistillationLoss(TEACHER),
 }
 TEACHER = nn.Linear(5, CLASSES)

@@ -54,6 +54,26 @@ def test_there_is_a_recipe_for_each():
     assert all(text.count("\n") <= 25 for text in FILES.values())
 
 
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 4.0])
+def test_the_loss_of_the_recipe_is_minimised_by_softmax_as_it_says(alpha):
+    names, eta = {}, torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    exec(FILES["mine/losses.py"], names)
+    loss_fn = names["PseudosphericalLoss"](alpha, reduction="none")
+
+    def expected(z):
+        return eta @ loss_fn(z.expand(3, 3), torch.arange(3))
+
+    slope = torch.autograd.functional.jacobian(expected, eta.log())
+    curvature = torch.autograd.functional.hessian(expected, eta.log())
+
+    assert slope.abs().max() < 1e-12
+    assert torch.linalg.eigvalsh(curvature)[1] > 1e-3  # but for adding the same to every logit
+    p = eta.log().softmax(0)
+    by_its_formula = 1 - (p / p.pow(alpha).sum() ** (1 / alpha)) ** (alpha - 1)
+    found = loss_fn(eta.log().expand(3, 3), torch.arange(3))
+    torch.testing.assert_close(found, by_its_formula, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(("script", "words"), COMMANDS)
 def test_each_command_trains(script, words, mine, tmp_path):
     code, out, err = mine(script, words)
@@ -68,7 +88,7 @@ def test_each_command_trains(script, words, mine, tmp_path):
 
 LOSS, MODEL, DATA, _, OPTIMIZER = COMMANDS
 MISTAKES = [
-    (LOSS, ("/ self.q\n", "/ self.q).mean()\n"), ("return (1", "return ((1")),
+    (LOSS, (".exp()\n", ".exp()).mean()\n"), ("return 1", "return (1")),
     (LOSS, ("(ClassificationLoss):", "(Module):"), ("from losses import ClassificationLoss",
      "from torch.nn import Module")),
     (MODEL, ("self.hidden(images))", "self.hidden(images)).softmax(1)")),
