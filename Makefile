@@ -16,7 +16,7 @@ smoke: .venv/installed # every loss, every stage of both scripts; distillation l
 	rm -rf outputs/smoke
 	for task in ngram vision; do \
 		train="$(BIN)/python scripts/train_$$task.py debug=smoke"; \
-		$$train -m 'loss=glob(*,exclude=distillation)' hydra.sweep.dir=outputs/smoke/$$task && \
+		$$train -m 'loss=glob(*,exclude=distillation*)' hydra.sweep.dir=outputs/smoke/$$task && \
 		$$train loss=distillation hydra.run.dir=outputs/smoke/$$task/distillation \
 			teacher=outputs/smoke/$$task/cross_entropy-seed1 || exit 1; \
 	done

@@ -22,6 +22,7 @@ from training.cli.tables import write_files
 from training.run import fit
 from training.run.checkpoint import load_checkpoint, step_files
 from training.run.folder import locked, read_status, write_status
+from training.run.identity import leaves
 from training.run.log import RunLog
 from training.run.signals import Interrupted
 
@@ -216,7 +217,7 @@ def test_the_folder_is_named_by_experiment_and_settings_and_not_by_what_is_swept
 
 @pytest.mark.parametrize(("words", "number"), [
     (["loss=mse,nll", "seed=range(1,4)", "trainer.epochs=2"], 2 * 3),
-    (["loss=glob(*,exclude=distillation)"], len(LOSSES) - 1),
+    (["loss=glob(*,exclude=distillation*)"], len(LOSSES) - 1),
     (["experiment=compare_losses"], 3 * (len(LOSSES) - 1)),  # its own seeds and losses
     (["experiment=compare_losses", "seed=7"], len(LOSSES) - 1),
     (["experiment=compare_losses", "loss=mse", "optimizer.lr=choice(0.1,0.2)"], 2 * 3),
@@ -307,12 +308,28 @@ def test_compare_losses_gives_each_loss_its_own_learning_rate_and_all_the_same_s
     params = cfg.hydra.sweeper.params
     rates = next(iter(cfg.best_lr.values()))
 
-    assert params == {"loss": "glob(*,exclude=distillation)", "seed": "1,2,3"}
+    assert params == {"loss": "glob(*,exclude=distillation*)", "seed": "1,2,3"}
     assert all(set(r) == set(LOSSES) - {"distillation"} for r in cfg.best_lr.values())
     for loss in list(rates)[::4]:
         cfg = compose("experiment=compare_losses", f"loss={loss}", task=task, hydra_too=True)
         HydraConfig.instance().set_config(cfg)
         assert cfg.optimizer.lr == rates[loss]
+
+
+STUDIES = ["long_tail", "label_noise", "label_noise_next", "distill", "overconfidence"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_each_study_sweeps_losses_and_seeds_by_itself_and_rates_with_tune_lr(name):
+    cfg = compose(f"experiment={name}", "loss=focal", task="vision", hydra_too=True)
+    tuning = compose(f"experiment=[{name},tune_lr]", task="vision", hydra_too=True)
+    HydraConfig.instance().set_config(cfg)
+
+    params, tried = cfg.hydra.sweeper.params, tuning.hydra.sweeper.params
+    assert set(params) == {"loss", "seed"} and params.seed == "1,2,3"
+    assert cfg.optimizer.lr == cfg.best_lr.digits.focal
+    assert set(tried) == {"loss", "seed", "optimizer.lr"} and tried.seed == "4"
+    assert tuning.data.keys() == cfg.data.keys() and leaves(tuning.data) == leaves(cfg.data)
 
 
 @pytest.mark.slow

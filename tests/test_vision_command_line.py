@@ -102,3 +102,5 @@ def test_help_names_the_options_of_this_task_only(command_line):
 
     assert "data: cifar10, digits, fashion_mnist, image_folder, mnist" in out
     assert "sonnets" not in out
+    (losses,) = re.findall("^loss: (.*)$", out, re.MULTILINE)
+    assert {"cross_entropy", "distillation", "distillation_t4"} <= set(losses.split(", "))

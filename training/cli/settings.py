@@ -74,13 +74,13 @@ def compose(task: str, words: Sequence[str] = (), *, hydra_too: bool = False) ->
 
 
 def options(task: str) -> dict[str, list[Path]]:
-    """Return the file of each option, by group."""
+    """Return the file of each option, by group; the task's own follow those that are shared."""
     groups: dict[str, list[Path]] = {}
     for base in (CONFIGS, place_of(task)[0]):
         for folder in sorted(base.iterdir()):
             files = sorted(folder.glob("*.yaml"))
             if files and not (CONFIGS / f"{folder.name}.yaml").exists():
-                groups[folder.name] = files
+                groups.setdefault(folder.name, []).extend(files)
     return groups
 
 

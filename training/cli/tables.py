@@ -18,7 +18,7 @@ from training.run.folder import write_file
 
 # headings: what a narrow screen shows before all others
 IMPORTANT = (
-    *("loss", "nll", "accuracy", "ECE", "ECE at T"),
+    *("loss", "nll", "accuracy", "worst class", "ECE", "balanced accuracy", "ECE at T"),
     *("seeds", "refinement", "calibration", "val nll"),
 )
 LABEL = 24  # characters that the names of rows have, before a column is left out for their sake

@@ -1,0 +1,178 @@
+"""Remake the tables of docs/results.md: learning rates first, then every loss with three seeds.
+
+    python benchmarks/studies.py --out outputs/studies [--only long_tail,distill]
+        [--text tinyshakespeare.txt] [--images FOLDER] [SETTING=VALUE ...]
+
+Each study is two sweeps. The first tries learning rates for every loss (experiment=tune_lr), the
+second runs every loss at its best one with seeds 1, 2 and 3. Start it again, and jobs that are
+complete are skipped, in either. Every command is printed before it runs, and its minutes after it.
+The whole takes about two hours on two cores. --text is for tiny_shakespeare, --images for those
+whose name begins with fashion; without them these studies are left out. Settings go to every sweep:
+launcher=parallel threads=1 runs two jobs at a time, trainer.epochs=2 tries everything out.
+
+OUT/STUDY-rates and OUT/STUDY hold the runs, with compare.html in each. OUT/results.md gathers the
+tables that were made, whenever that was, with their commands, and the best rates in the form in
+which configs/*/experiment/*.yaml list them.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # files here are called as packages are
+
+from omegaconf import OmegaConf  # noqa: E402
+
+from training.cli.rates import tried_rates  # noqa: E402
+from training.cli.runs import find_runs  # noqa: E402
+from training.run.folder import read_status  # noqa: E402
+
+HALF_AN_EPOCH = ("trainer.epochs=1", "trainer.max_batches=210")  # of Fashion-MNIST
+THINNED = ("trainer.epochs=2", "trainer.max_batches=210")  # to a quarter: as many steps in two
+TEXT, IMAGES, TEACHER = "data.path", "data.root", "teacher"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Two sweeps: of learning rates, and of the losses at their best ones.
+
+    task: ngram or vision.
+    minutes: what both take on two cores.
+    experiment: the option that sweeps losses and seeds.
+    base: options of experiment= that come before it.
+    data: the option of data=, by which best_lr lists the rates.
+    needs: the setting that must be given: a file, a folder, or the run of a teacher.
+    words: settings of both sweeps.
+    """
+
+    task: str
+    minutes: int
+    experiment: str = "compare_losses"
+    base: tuple[str, ...] = ()
+    data: str = "digits"
+    needs: str = ""
+    words: tuple[str, ...] = ()
+
+
+FASHION = {"base": ("fashion_mnist_fast",), "data": "fashion_mnist", "needs": IMAGES}
+STUDIES = {
+    "sonnets": Study("ngram", 18, data="sonnets"),
+    "tiny_shakespeare": Study(
+        "ngram",
+        30,
+        base=("tiny_shakespeare_fast",),
+        data="tiny_shakespeare",
+        needs=TEXT,
+        words=("report.kneser_ney.max_order=0",),
+    ),
+    "digits": Study("vision", 10),
+    "fashion": Study("vision", 20, **FASHION, words=HALF_AN_EPOCH),
+    "long_tail": Study("vision", 9, "long_tail"),
+    "fashion_long_tail": Study("vision", 20, "long_tail", **FASHION, words=THINNED),
+    "label_noise": Study("vision", 9, "label_noise"),
+    "label_noise_next": Study("vision", 9, "label_noise_next"),
+    "fashion_label_noise": Study("vision", 20, "label_noise", **FASHION, words=HALF_AN_EPOCH),
+    "distill": Study("vision", 3, "distill", needs=TEACHER),
+    "overconfidence": Study("vision", 9, "overconfidence"),
+}
+
+
+def command_of(task: str, *words: str) -> list[str]:
+    """Return what trains, as the documentation writes it."""
+    return [sys.executable, f"scripts/train_{task}.py", *words]
+
+
+def run(command: Sequence[str]) -> int:
+    """Print a command, run it in the project's folder, print its minutes; return its exit code."""
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    print(f"took {(time.perf_counter() - start) / 60:.1f} min, exit code {code}", flush=True)
+    return code
+
+
+def losses_of(study: Study) -> str:
+    """Return the losses that a study names itself; its rates are tried for those alone."""
+    file = ROOT / f"configs/{study.task}/experiment/{study.experiment}.yaml"
+    losses = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params.loss", default="")
+    return "" if "glob" in losses else losses
+
+
+def best_rates(folder: Path) -> dict[str, float]:
+    """Return the learning rate of each loss with the lowest val nll."""
+    tried = tried_rates(find_runs([folder]))
+    return {loss: min(means, key=means.__getitem__) for _, loss, means in sorted(tried)}
+
+
+def teacher_in(folder: Path, words: Sequence[str]) -> Path:
+    """Return the run that students learn from, trained if it is not there."""
+    if read_status(folder).get("status") != "complete":
+        new = [f"hydra.run.dir={folder}", *words]
+        run(command_of("vision", *([f"resume={folder}"] if folder.exists() else new)))
+    return folder
+
+
+def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) -> str:
+    """Run both sweeps of a study; return its part of results.md."""
+    study, folder, rates_folder = STUDIES[name], out / name, out / f"{name}-rates"
+    if study.needs == TEACHER:
+        given = {TEACHER: str(teacher_in(out / "teacher", words))}
+    needed = [f"{study.needs}={given[study.needs]}"] if study.needs else []
+    needed += [*study.words, *words]
+    experiments = [*study.base, study.experiment]
+    named = [f"loss={losses}"] if (losses := losses_of(study)) else []
+    tuning = f"experiment=[{','.join([*experiments, 'tune_lr'])}]"
+    at = f"hydra.sweep.dir={rates_folder}"
+    codes = [run(command_of(study.task, "-m", tuning, *named, *needed, at))]
+    rates = best_rates(rates_folder)
+    best = [f"best_lr.{study.data}.{loss}={rate:g}" for loss, rate in rates.items()]
+    comparing = command_of(study.task, "-m", f"experiment=[{','.join(experiments)}]", *needed)
+    codes.append(run([*comparing, *best, f"hydra.sweep.dir={folder}"]))
+    listed = "".join(f"    {loss}: {rate:g}\n" for loss, rate in rates.items())
+    failed = "some jobs are not complete: start it again\n\n" if any(codes) else ""
+    file = folder / "compare.md"
+    table = file.read_text(encoding="utf-8") if file.exists() else ""
+    return (
+        f"## {name}\n\n{failed}```sh\n{shlex.join(comparing[1:])}\n```\n\n{table}\n"
+        f"```yaml\nbest_lr:\n  {study.data}:\n{listed}```\n"
+    )
+
+
+def main() -> None:
+    """Read the command line, remake what it names, and gather the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("outputs/studies"))
+    parser.add_argument("--only", help="names, with commas between: " + ", ".join(STUDIES))
+    parser.add_argument("--text", type=Path, help="tiny Shakespeare, a text file")
+    parser.add_argument("--images", type=Path, help="folder that holds FashionMNIST/")
+    args, words = parser.parse_known_args()
+    if wrong := [word for word in words if "=" not in word or word.startswith("-")]:
+        parser.error(f"{wrong[0]}: give settings only, as in trainer.epochs=2")
+    names = args.only.split(",") if args.only else list(STUDIES)
+    if unknown := [name for name in names if name not in STUDIES]:
+        parser.error(f"--only {unknown[0]}: none of {', '.join(STUDIES)}")
+    paths = {TEXT: args.text, IMAGES: args.images}
+    given = {key: str(path.resolve()) for key, path in paths.items() if path} | {TEACHER: ""}
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"about {sum(STUDIES[name].minutes for name in names)} minutes on two cores", flush=True)
+    for name in names:
+        if STUDIES[name].needs and STUDIES[name].needs not in given:
+            option = {TEXT: "--text FILE", IMAGES: "--images FOLDER"}[STUDIES[name].needs]
+            print(f"\n{name}: left out, give {option}", flush=True)
+            continue
+        (out / f"{name}.md").write_text(remake(name, out, given, words), encoding="utf-8")
+        files = [file for study in STUDIES if (file := out / f"{study}.md").exists()]
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        (out / "results.md").write_text(text, encoding="utf-8")
+    print(f"\n{out / 'results.md'}")
+
+
+if __name__ == "__main__":
+    main()
