@@ -37,8 +37,10 @@ class TemperatureFit:
 
     `noise` is the gain in nll that chance explains. It has three parts: 1.645 standard errors of
     the mean over rows of the gain; 1/n, by which one fitted number flatters nll on the rows that it
-    was fitted to (Akaike 1974); and what one more row like the worst would cost, because a standard
-    error that rests on one mistake or two does not know how many the next rows hold.
+    was fitted to (Akaike 1974); and what one more row would cost, because a standard error that
+    rests on one mistake or two does not know how many the next rows hold. That row is like the
+    worst one, or it is a mistake as sure as the median row is right, with log-odds o = ln p / (1 -
+    p) at T = 1: it would cost (1/T - 1) o.
     """
 
     temperature: float
@@ -137,7 +139,8 @@ def fit_temperature_in_chunks(chunks: Chunks, *, ignore_index: int = -100) -> Te
     if point.nll > start.nll:  # by rounding
         beta, point = 1.0, start
     gains = start.nlls - point.nlls
-    num_rows, worst = len(gains), max(0.0, -float(gains.min()))
+    odds = max(0.0, -float(start.nlls.clamp(min=1e-16).expm1().log().median()))  # of nll = -ln p
+    num_rows, worst = len(gains), max(0.0, -float(gains.min()), (beta - 1) * odds)
     error = float(gains.std(correction=int(num_rows > 1))) / math.sqrt(num_rows)
     noise = (1 + worst) / num_rows + CLEAR * error
     return TemperatureFit(1 / beta, at_bound, start.nll, point.nll, noise)

@@ -189,6 +189,26 @@ def test_one_mistake_among_180_rows_makes_a_model_no_surer():
     assert fit_temperature(scores.repeat(20, 1), targets.repeat(20)).to_apply < 0.75
 
 
+def test_a_near_mistake_from_which_every_row_gains_makes_a_model_no_surer():
+    """One row of 180 is wrong by a hair, so that no row tells what the next mistake will cost."""
+    scores = torch.zeros(180, 10, dtype=torch.float64)
+    scores[:, 0] = 7.0  # .992 sure: with T = 1/3 a mistake as sure as that costs 9.6 nats more
+    scores[0, :2] = torch.tensor([3.01, 3.0])
+    targets = torch.zeros(180, dtype=torch.int64)
+    targets[0] = 1
+
+    fit = fit_temperature(scores, targets)
+    gains = scores.log_softmax(1) - (scores / fit.temperature).log_softmax(1)
+    odds = 7.0 - math.log(9)  # ln p / (1 - p) of a row that is right
+    error = float(gains.gather(1, targets[:, None]).std()) / math.sqrt(180)
+
+    assert fit.temperature < 0.4 and fit.to_apply == 1
+    assert fit.nll_before - fit.nll_after > 1.645 * error + 1 / 180  # chance does not explain it
+    expected = 1.645 * error + (1 + (1 / fit.temperature - 1) * odds) / 180
+    assert fit.noise == pytest.approx(expected, rel=1e-6)
+    assert fit_temperature(scores.repeat(20, 1), targets.repeat(20)).to_apply < 0.4
+
+
 def test_a_calibrated_model_seldom_gets_another_temperature():
     fits = [fit_temperature(*sample(150, temperature=1.0, seed=seed)) for seed in range(200)]
 
