@@ -213,7 +213,8 @@ def draw(name: str) -> Figure:
     figure = Figure(figsize=(9.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, (label, y) in enumerate(merged(curves_of(x)).items()):
-        axes.plot(x, y, label=label, linestyle=("-", "--", ":")[i % 3])
+        color = f"C{i}" if i < 10 else "black"  # there are ten of these
+        axes.plot(x, y, color=color, label=label, linestyle=("-", "--", ":")[i % 3])
     axes.set(title=name.replace("_", " "), xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     if name in MARKS:

@@ -333,6 +333,17 @@ def test_the_best_rate_at_an_edge_is_named_with_the_command_that_goes_beyond(tmp
     assert not tried_rates(find_runs([*tmp_path.glob("*0.001")]))
 
 
+def test_lines_of_many_learning_rates_all_look_different(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, _: drawn.append(figure))
+    tried = [(f"loss {i}", "mse", {0.1: 1.0 + i, 0.2: 2.0, 0.3: 3.0}) for i in range(13)]
+
+    draw_rates(tried, tmp_path / "rates.png")
+
+    lines = [line for line in drawn[0].axes[0].lines if len(line.get_xdata()) == 3]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 13
+
+
 HOSTILE = [r"\w+|[/]", "[bold]x[/bold]", ":smile:", "<script>x</script>", r"$\x$", "*a* `b` \\|"]
 
 

@@ -46,9 +46,10 @@ def draw_rates(tried: Iterable[Tried], path: Path) -> None:
     """Draw val nll against the rate, a line per configuration, its best marked."""
     figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for label, _, means in tried:
+    for i, (label, _, means) in enumerate(tried):
+        style = ".-" if i < 10 else ".:"  # there are ten colours
         (line,) = axes.plot(
-            *zip(*means.items(), strict=True), ".-", label=label.replace("$", r"\$")
+            *zip(*means.items(), strict=True), style, label=label.replace("$", r"\$")
         )
         best = min(means, key=means.__getitem__)
         axes.plot(best, means[best], "o", markersize=10, color=line.get_color())
