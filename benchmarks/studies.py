@@ -6,9 +6,9 @@
 Each study is two sweeps. The first tries learning rates for every loss (experiment=tune_lr), the
 second runs every loss at its best one with seeds 1, 2 and 3. Start it again, and jobs that are
 complete are skipped, in either. Every command is printed before it runs, and its minutes after it.
-The whole takes about two hours on two cores. --text is for tiny_shakespeare, --images for those
-whose name begins with fashion; without them these studies are left out. Settings go to every sweep:
-launcher=parallel threads=1 runs two jobs at a time, trainer.epochs=2 tries everything out.
+--text is for tiny_shakespeare, --images for those whose name begins with fashion; without them
+these studies are left out. Settings go to every sweep: with launcher=parallel threads=1, two jobs
+at a time, all of it takes about two hours on two cores. trainer.epochs=2 tries everything out.
 
 OUT/STUDY-rates and OUT/STUDY hold the runs, with compare.html in each. OUT/results.md gathers the
 tables that were made, whenever that was, with their commands, and the best rates in the form in
@@ -17,6 +17,7 @@ which configs/*/experiment/*.yaml list them.
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ class Study:
     """Two sweeps: of learning rates, and of the losses at their best ones.
 
     task: ngram or vision.
-    minutes: what both take on two cores.
+    minutes: what both take on two cores, two jobs at a time.
     experiment: the option that sweeps losses and seeds.
     base: options of experiment= that come before it.
     data: the option of data=, by which best_lr lists the rates.
@@ -62,24 +63,24 @@ class Study:
 
 FASHION = {"base": ("fashion_mnist_fast",), "data": "fashion_mnist", "needs": IMAGES}
 STUDIES = {
-    "sonnets": Study("ngram", 18, data="sonnets"),
+    "sonnets": Study("ngram", 10, data="sonnets"),
     "tiny_shakespeare": Study(
         "ngram",
-        30,
+        20,
         base=("tiny_shakespeare_fast",),
         data="tiny_shakespeare",
         needs=TEXT,
         words=("report.kneser_ney.max_order=0",),
     ),
-    "digits": Study("vision", 10),
-    "fashion": Study("vision", 20, **FASHION, words=HALF_AN_EPOCH),
-    "long_tail": Study("vision", 9, "long_tail"),
-    "fashion_long_tail": Study("vision", 20, "long_tail", **FASHION, words=THINNED),
-    "label_noise": Study("vision", 9, "label_noise"),
-    "label_noise_next": Study("vision", 9, "label_noise_next"),
-    "fashion_label_noise": Study("vision", 20, "label_noise", **FASHION, words=HALF_AN_EPOCH),
+    "digits": Study("vision", 6),
+    "fashion": Study("vision", 17, **FASHION, words=HALF_AN_EPOCH),
+    "long_tail": Study("vision", 4, "long_tail"),
+    "fashion_long_tail": Study("vision", 17, "long_tail", **FASHION, words=THINNED),
+    "label_noise": Study("vision", 5, "label_noise"),
+    "label_noise_next": Study("vision", 5, "label_noise_next"),
+    "fashion_label_noise": Study("vision", 17, "label_noise", **FASHION, words=HALF_AN_EPOCH),
     "distill": Study("vision", 3, "distill", needs=TEACHER),
-    "overconfidence": Study("vision", 9, "overconfidence"),
+    "overconfidence": Study("vision", 3, "overconfidence"),
 }
 
 
@@ -89,11 +90,16 @@ def command_of(task: str, *words: str) -> list[str]:
 
 
 def run(command: Sequence[str]) -> int:
-    """Print a command, run it in the project's folder, print its minutes; return its exit code."""
+    """Print a command, run it in the project's folder, print its minutes; return its exit code.
+
+    Ctrl-C stops the command, which saves what it has, and then this program.
+    """
     print(f"\n$ {shlex.join(command)}", flush=True)
     start = time.perf_counter()
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     print(f"took {(time.perf_counter() - start) / 60:.1f} min, exit code {code}", flush=True)
+    if code < 0 or code >= 128:  # stopped by a signal
+        sys.exit(code % 256)
     return code
 
 
@@ -113,7 +119,7 @@ def best_rates(folder: Path) -> dict[str, float]:
 def teacher_in(folder: Path, words: Sequence[str]) -> Path:
     """Return the run that students learn from, trained if it is not there."""
     if read_status(folder).get("status") != "complete":
-        new = [f"hydra.run.dir={folder}", *words]
+        new = [f"hydra.run.dir={folder}", *(w for w in words if "launcher" not in w)]
         run(command_of("vision", *([f"resume={folder}"] if folder.exists() else new)))
     return folder
 
@@ -161,7 +167,9 @@ def main() -> None:
     given = {key: str(path.resolve()) for key, path in paths.items() if path} | {TEACHER: ""}
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    print(f"about {sum(STUDIES[name].minutes for name in names)} minutes on two cores", flush=True)
+    signal.signal(signal.SIGINT, lambda *_: None)  # the command that runs is sent it, too
+    minutes = sum(STUDIES[name].minutes for name in names)
+    print(f"about {minutes} minutes on two cores with launcher=parallel threads=1", flush=True)
     for name in names:
         if STUDIES[name].needs and STUDIES[name].needs not in given:
             option = {TEXT: "--text FILE", IMAGES: "--images FOLDER"}[STUDIES[name].needs]
