@@ -61,7 +61,7 @@ class Study:
     words: tuple[str, ...] = ()
 
 
-FASHION = {"base": ("fashion_mnist_fast",), "data": "fashion_mnist", "needs": IMAGES}
+FASHION = {"base": ("fashion_mnist_adamw",), "data": "fashion_mnist", "needs": IMAGES}
 STUDIES = {
     "sonnets": Study("ngram", 10, data="sonnets"),
     "tiny_shakespeare": Study(

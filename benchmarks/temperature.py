@@ -34,7 +34,7 @@ LOSSES = (  # nll gives the numbers of cross_entropy, and distillation needs a t
     "bce", "cross_entropy", "focal", "hinge", "label_smoothing", "mse", "mse_logits",
     "mse_rescaled", "weighted",
 )  # fmt: skip
-EXPERIMENTS = {"digits": "compare_losses", "fashion_mnist": "[fashion_mnist_fast,compare_losses]"}
+EXPERIMENTS = {"digits": "compare_losses", "fashion_mnist": "[fashion_mnist_adamw,compare_losses]"}
 RULES = ("fitted T", "ts-mix", "T if clear")
 
 
