@@ -1,6 +1,7 @@
 """Train a run to its end: epochs, evaluations, the best weights kept, and the test."""
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -223,7 +224,10 @@ def finish(run: TrainingRun) -> None:
         if each.text:
             console.print("\n" + printable(each.text, keep="\n\t"))
     console.print(f"\nrun folder: {from_here(run.folder)}", soft_wrap=True)
-    if found := diagnosis(run.folder):
+    found = []
+    with suppress(UserError):  # of damaged figures; the run is done all the same
+        found = diagnosis(run.folder)
+    if found:
         line = f"{run.folder.name}: {printable(str(found[0]))}; scripts/diagnose.py says more"
         console.print(line, soft_wrap=True)
         if console.quiet and run.best > math.log(splits.num_classes):  # a job of a sweep
