@@ -492,6 +492,17 @@ def test_a_model_that_gives_nan_is_one_line(script, copied, monkeypatch):
         main()
 
 
+@pytest.mark.parametrize("key", ["epochs", "batch_size", "save_every", "log_every"])
+def test_a_count_that_a_folder_has_as_a_fraction_is_one_line(key, copied, command_line):
+    """A value given on top would take the kind of the one in the folder."""
+    change(copied, f"trainer.{key}", 1e308)
+
+    for given in (["trainer.epochs=2"], [f"trainer.{key}=2", "trainer.epochs=2"]):
+        code, _, err = command_line(f"resume={copied}", *given)
+
+        assert code == 2 and f"trainer.{key} must be a whole number" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize("value", ["x", {}, [1.0], ["x", 1.0, 1]])
 @pytest.mark.parametrize("field", ["epoch_loss", "random", "log", "seconds", "optimizer"])
 def test_a_checkpoint_to_resume_from_with_another_type_is_one_line(field, value, copied):

@@ -44,8 +44,8 @@ class TrainerSettings:
         counts = ("epochs", "batch_size", "evaluate_every", "log_every", "save_every")
         for name in (*counts, "max_batches"):
             value = getattr(self, name)
-            is_allowed = value is None or 1 <= value <= 10**9
-            check_setting(name, value, is_allowed, "from 1 to 10**9")
+            is_allowed = value is None or (isinstance(value, int) and 1 <= value <= 10**9)
+            check_setting(name, value, is_allowed, "a whole number from 1 to 10**9")
         clip_norm, precision = self.clip_norm, self.precision
         check_setting("clip_norm", clip_norm, 0 <= clip_norm < math.inf, "0 (no clipping) or more")
         check_setting("precision", precision, precision in ("float32", "bf16"), "float32 or bf16")
