@@ -86,7 +86,7 @@ class NGramMLP(nn.Module):
                 nn.Linear(hidden_dim, 2 * hidden_dim),
                 nn.GELU(),
                 nn.Linear(2 * hidden_dim, hidden_dim),
-                nn.Dropout(dropout),
+                Dropout(dropout),
             )
             for _ in range(depth - 1)
         )
@@ -155,7 +155,26 @@ def _check_shares(**shares: float) -> None:
 
 
 def _dropout(share: float) -> nn.Module:
-    return nn.Dropout(share) if share > 0 else nn.Identity()
+    return Dropout(share) if share > 0 else nn.Identity()
+
+
+class Dropout(nn.Dropout):
+    """torch's dropout, on a CPU in a third of the time.
+
+    There torch draws 64 random bits for each number. 16 are enough: the share that is dropped is p
+    to a multiple of 2^-16, and the rest is multiplied by 1 / (1 - that share).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with a share of its numbers set to 0."""
+        drops_all = self.p > 1 - 2**-16
+        if not self.training or not x.is_cpu or drops_all or torch.compiler.is_compiling():
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = bits.view(torch.int16)[: x.numel()].view(x.shape)  # from -2^15
+        num_dropped = round(self.p * 2**16)
+        kept = (draws >= num_dropped - 2**15).to(x.dtype)
+        return x * kept.mul_(2**16 / (2**16 - num_dropped))
 
 
 class NGramTable(nn.Module):

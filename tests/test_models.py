@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from losses import CrossEntropyLoss
 from ngram.corpus import read_sonnets
 from ngram.data import text_splits
-from ngram.models import NGramMLP, NGramTable
+from ngram.models import Dropout, NGramMLP, NGramTable
 
 COUNTS = torch.tensor([10, 5, 3, 1, 1])
 
@@ -147,3 +147,26 @@ def test_a_table_too_large_is_refused_before_it_is_made():
 def test_a_setting_out_of_range_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         mlp(**options)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean_and_the_gradient():
+    """The binomial of a million draws gives the tolerance: four standard errors."""
+    x = torch.randn(1001, 999, requires_grad=True)  # no multiple of four
+    for p in (0.2, 0.5, 0.6):
+        layer = Dropout(p)
+        torch.manual_seed(1)
+        y = layer(x)
+        y.sum().backward()
+
+        dropped = y == 0
+        share = dropped.double().mean().item()
+        assert share == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5)
+        rows = dropped.double().mean(1)
+        assert rows.var().item() == pytest.approx(p * (1 - p) / 999, rel=0.2)  # one by one
+        torch.testing.assert_close(y[~dropped], x.detach()[~dropped] / (1 - p), rtol=1e-4, atol=0)
+        torch.testing.assert_close(x.grad, (~dropped) / (1 - p), rtol=1e-4, atol=0)
+        x.grad = None
+        torch.manual_seed(1)
+        assert torch.equal(layer(x), y)
+        assert layer.eval()(x) is x
+    assert not Dropout(1.0)(x).any()
