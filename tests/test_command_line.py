@@ -136,7 +136,10 @@ def test_a_wrong_name_or_kind_is_one_line_without_importing_torch(words, answers
         (["data.level=word2"], r"data\.level must be one of word, char, whitespace, got word2"),
         (["data.split=[.5,.5]"], r"data\.split must be four shares .*"),
         (["data.protocol=p9"], r"data\.protocol must be null or p1, got p9"),
-        (["trainer.batch_size=0"], r"trainer\.batch_size must be a whole number from 1 to 10\*\*9, got 0"),
+        (
+            ["trainer.batch_size=0"],
+            r"trainer\.batch_size must be a whole number from 1 to 10\*\*9, got 0",
+        ),
         (["seed=-1"], r"seed=-1: must be from 0 to 4294967295"),
         (["device=tpu"], r"device=tpu: not available here; use auto or .*cpu"),
         (["threads=0"], r"threads=0: must be null or from 1 to 4096"),
