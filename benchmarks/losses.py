@@ -4,14 +4,18 @@
 
 Time is forward plus backward in float32. Each round runs every loss once, in an order of its own;
 what is shown is the median over rounds of the ratio to torch's cross-entropy in the same round, and
-the quartiles of that ratio, so that another program on the machine slows both sides alike. Memory
-is measured in a fresh process per loss: how far its peak resident set (ru_maxrss) rises above the
+the quartiles of that ratio, so that another program on the machine slows both sides alike. Where
+torch has AVX-512 kernels for this CPU, all is also timed with its AVX2 kernels, in a process of
+their own, because the same function may be ten times as fast in one as in the other. Memory is
+measured in a fresh process per loss: how far its peak resident set (ru_maxrss) rises above the
 logits and targets in one forward and backward. The last lines give the cost of the checks that
 every loss but plain cross-entropy makes at every step.
 """
 
 import argparse
+import json
 import math
+import os
 import random
 import statistics
 import subprocess
@@ -30,6 +34,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import losses  # noqa: E402
 from losses import checks  # noqa: E402
 
+MEMORY_LIMIT = 1.15
 LIMITS = {"FocalLoss": 1.1, "SoftmaxMSELoss": 1.1, "LogitsMSELoss": 1.1, "RescaledMSELoss": 1.1}
 
 
@@ -89,17 +94,22 @@ def peak_mib(name: str, rows: int, num_classes: int) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
 
 
-def peak_in_a_fresh_process(name: str, args: argparse.Namespace) -> float:
-    """Return `peak_mib` as measured by a process that has done nothing else."""
-    sizes = [f"--{key}={getattr(args, key)}" for key in ("rows", "classes", "threads")]
-    command = [sys.executable, __file__, f"--peak-of={name}", *sizes]
-    return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+def in_a_fresh_process(option: str, args: argparse.Namespace, capability: str = "") -> str:
+    """Return what this script prints with one more option, in a process that has done nothing."""
+    sizes = [f"--{key}={getattr(args, key)}" for key in ("rows", "classes", "threads", "rounds")]
+    command = [sys.executable, __file__, option, *sizes]
+    env = os.environ | ({"ATEN_CPU_CAPABILITY": capability} if capability else {})
+    return subprocess.run(command, capture_output=True, check=True, text=True, env=env).stdout
 
 
-def print_table(args: argparse.Namespace) -> None:
-    """Measure every loss, and print a row for each."""
-    # first of all: on Linux a process starts with the peak of the one that starts it
-    peaks = {name: peak_in_a_fresh_process(name, args) for name in cases(args.classes)}
+def capabilities() -> list[str]:
+    """Return the instruction sets whose kernels are timed, by the names that torch gives them."""
+    own = torch.backends.cpu.get_cpu_capability()
+    return [own, "AVX2"] if own == "AVX512" else [own]
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return the seconds of every loss, a round each, with the kernels of this process."""
     logits, targets = batch(args.rows, args.classes)
     loss_fns = {name: make() for name, make in cases(args.classes).items()}
     times: dict[str, list[float]] = {name: [] for name in loss_fns}
@@ -110,22 +120,46 @@ def print_table(args: argparse.Namespace) -> None:
             elapsed = seconds(loss_fns[name], logits, targets)
             if round_number > 0:  # the first makes the costly checks
                 times[name].append(elapsed)
-    baseline = next(iter(loss_fns))
+    return times
+
+
+def ratios(args: argparse.Namespace, capability: str) -> dict[str, list[float]]:
+    """Return the time of every loss over that of torch's cross-entropy, a round each."""
+    times = json.loads(in_a_fresh_process("--times", args, capability.lower()))
+    baseline = next(iter(times.values()))
+    return {
+        name: [t / t0 for t, t0 in zip(own, baseline, strict=True)] for name, own in times.items()
+    }
+
+
+def limit(name: str) -> float:
+    """Return how many times as long as torch's cross-entropy a loss may take."""
+    return LIMITS.get(name.split()[0], 1.35)
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Measure every loss, and print a row for each, with a column per set of kernels."""
+    # first of all: on Linux a process starts with the peak of the one that starts it
+    peaks = {
+        name: float(in_a_fresh_process(f"--peak-of={name}", args)) for name in cases(args.classes)
+    }
+    columns = {capability: ratios(args, capability) for capability in capabilities()}
+    baseline = next(iter(peaks))
     print(
         f"({args.rows}, {args.classes}) float32, {args.threads} threads, {args.rounds} rounds, "
         f"torch {torch.__version__}; limits: time 1.35 (1.1 for focal and squared errors), "
-        "memory 1.15"
+        f"memory {MEMORY_LIMIT}"
     )
-    print(f"{'loss':36} {'ms':>7} {'time':>6} {'quartiles':>12} {'MiB':>6} {'memory':>7}")
-    for name in loss_fns:
-        ratios = [t / t0 for t, t0 in zip(times[name], times[baseline], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        memory = peaks[name] / peaks[baseline]
-        over = middle > LIMITS.get(name.split()[0], 1.35) or memory > 1.15
-        print(
-            f"{name:36} {1e3 * statistics.median(times[name]):7.1f} {middle:6.2f} "
-            f"{low:6.2f}-{high:.2f} {peaks[name]:6.0f} {memory:7.2f}{'  over' if over else ''}"
-        )
+    heads = "".join(f"{name:>6} {'quartiles':>12}" for name in columns)
+    print(f"{'time and memory, as ratios':36}{heads} {'MiB':>6} {'memory':>7}")
+    for name, mib in peaks.items():
+        over, cells = mib / peaks[baseline] > MEMORY_LIMIT, ""
+        for found in columns.values():
+            low, middle, high = statistics.quantiles(found[name], n=4)
+            cells += f"{middle:6.2f} {low:7.2f}-{high:.2f}"
+            over = over or middle > limit(name)
+        memory = mib / peaks[baseline]
+        print(f"{name:36}{cells} {mib:6.0f} {memory:7.2f}{'  over' if over else ''}")
 
 
 def print_cost_of_checks(rows: int, num_classes: int) -> None:
@@ -163,10 +197,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--peak-of", help="print only the peak memory of this loss, in MiB")
+    parser.add_argument("--times", action="store_true", help="print only the times, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(peak_mib(args.peak_of, args.rows, args.classes))
+        return
+    if args.times:
+        print(json.dumps(measure(args)))
         return
     print_table(args)
     for rows, num_classes in ((1, 113), (512, 65), (1024, 3000)):

@@ -50,24 +50,25 @@ class Stopwatch(nn.Module):
     """A model that adds up the time that its features and its head take."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Watch `model`."""
+        """Watch `model`, which has a method `features` and a module `head`."""
         super().__init__()
-        self.model = model.eval()
-        self.seconds = 0.0
+        self.model, self.head = model.eval(), model.head
+        self.seconds = self.started = 0.0
+        self.head.register_forward_pre_hook(lambda *_: self._start())
+        self.head.register_forward_hook(lambda *_: self._stop())
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return the model's features."""
-        return self._timed(self.model.features, inputs)
-
-    def head(self, features: Tensor) -> Tensor:
-        """Return the model's logits."""
-        return self._timed(self.model.head, features)
-
-    def _timed(self, part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        start = time.perf_counter()
-        outputs = part(inputs)
-        self.seconds += time.perf_counter() - start
+        self._start()
+        outputs = self.model.features(inputs)
+        self._stop()
         return outputs
+
+    def _start(self) -> None:
+        self.started = time.perf_counter()
+
+    def _stop(self) -> None:
+        self.seconds += time.perf_counter() - self.started
 
 
 def quartiles(values: list[float]) -> str:

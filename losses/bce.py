@@ -51,15 +51,30 @@ class OneVsRestBCELoss(ClassificationLoss):
         """Return softplus(-z_y) + sum_{k != y} softplus(z_k); its gradient is s_k, s_y - 1 at y."""
         rows = targets.unsqueeze(1)
         z_y = logits.gather(1, rows)
-        # threshold: where float64 has no digits left for what softplus(z) is above z
-        terms = F.softplus(logits, threshold=40)  # (N, C, d1..dk)
-        terms.scatter_(1, rows, F.softplus(-z_y, threshold=40))
+        # softplus(z) = max(z, 0) + ln(1 + exp(-|z|)), the first of which is summed here
+        terms = logits.clamp(min=0).scatter_(1, rows, (-z_y).clamp_(min=0))  # (N, C, d1..dk)
         losses = terms.sum(1, keepdim=True)
-        return losses, terms.copy_(logits).sigmoid_().scatter_(1, rows, -torch.sigmoid(-z_y))
+        losses += _sum_of_log1p_(torch.abs(logits, out=terms).neg_().exp_())
+        return losses, torch.sigmoid(logits, out=terms).scatter_(1, rows, -torch.sigmoid(-z_y))
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of s / sum s."""
         return F.logsigmoid(at_least_float32(logits)).log_softmax(class_axis(logits))
+
+
+def _sum_of_log1p_(x: Tensor) -> Tensor:
+    """Return the sum over axis 1 of ln(1 + x) for x in [0, 1], which are overwritten: (N, 1, ...).
+
+    It is the logarithm of a product, and torch's log1p is slow: with AVX-512 it takes one number
+    at a time. (1 + a) (1 + b) = 1 + (a + b + a b) keeps the digits of a small a, which 1 + a loses.
+    """
+    size = x.shape[1]
+    for _ in range(6):  # a product of 64 factors, each up to 2, is far from overflow
+        half = size // 2
+        a, b = x[:, :half], x[:, size - half : size]
+        a.addcmul_(a, b).add_(b)
+        size -= half
+    return x[:, :size].log1p().sum(1, keepdim=True)
 
 
 class MultiLabelBCELoss(ClassificationLoss):

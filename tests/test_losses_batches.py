@@ -267,6 +267,27 @@ def test_one_vs_rest_keeps_the_tail_of_softplus():
     assert OneVsRestBCELoss()(logits, targets).item() == pytest.approx(expected, rel=1e-15)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, 64, 65, 1003])
+@pytest.mark.parametrize("z", [-30.0, -3.0, 0.0, 3.0, 1e4])
+def test_one_vs_rest_keeps_its_digits_over_many_classes(num_classes, z):
+    logits, targets = torch.full((2, num_classes), z), torch.tensor([0, num_classes - 1])
+
+    tail = math.log1p(math.exp(-abs(z)))
+    expected = max(-z, 0) + tail + (num_classes - 1) * (max(z, 0) + tail)
+
+    losses = OneVsRestBCELoss(reduction="none")(logits, targets)
+    assert losses.tolist() == pytest.approx([expected] * 2, rel=1e-6)
+
+
+def test_one_vs_rest_adds_up_what_is_far_below_rounding_of_one():
+    logits, targets = torch.full((1, 1000), -30.0), torch.tensor([0])
+    logits[0, 0] = 30.0
+
+    loss = OneVsRestBCELoss()(logits, targets).item()
+
+    assert loss == pytest.approx(1000 * math.log1p(math.exp(-30)), rel=1e-6, abs=0)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_backward_twice_gives_the_gradient_twice(name):
     logits, targets = batch(6, 5)
