@@ -41,6 +41,8 @@ def assert_same_figures(tmp_path, monkeypatch, capsys):
         start(compose(*words, "device=cpu", task=task), tmp_path / "cpu", quiet=True)
 
     def assert_same_figures(*words, task):
+        if task == "ngram":  # no dropout, which draws its bits otherwise on a CPU
+            words += tuple(f"model.{kind}dropout=0" for kind in ("", "input_", "output_"))
         if "loss=distillation" in words:
             on_cpu(*words, "loss=cross_entropy", task=task)
             (tmp_path / "cpu").rename(tmp_path / "teacher")
@@ -53,8 +55,8 @@ def assert_same_figures(tmp_path, monkeypatch, capsys):
         for mine, theirs in zip(*both, strict=True):
             assert (split := mine.pop("split")) == theirs.pop("split")
             assert split == "time" or mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
-        warned = re.findall(r"warning: (\S+)", capsys.readouterr().err)
-        assert warned in ([], ["cpu", "mps"])  # worse than guessing on both; no report left out
+        warned = re.findall(r"warning: (\w+)", capsys.readouterr().err)
+        assert warned in ([], ["cpu", "mps"])  # of both runs, or of none; no report left out
 
     return assert_same_figures
 
