@@ -48,6 +48,7 @@ DISEASES = {
     "body_frozen": Disease("a part of the model is frozen", model="Frozen"),
     "labels_shuffled": Disease("training rows are learnt by heart, and", data="shuffled"),
     "labels_noisy": Disease("the test split is easier than the val", data="noisy"),
+    "labels_noisy_in_training": Disease("under-confident", data="noisy_training"),
     # where only one word in four is foreseen, a fault of half the labels does not stand out
     "labels_off_by_one": Disease("the model wavers", data="off_by_one", tasks=("vision",)),
     "rate_300_times": Disease("a model that knows nothing", (f"optimizer.lr={300 * LR}",)),
@@ -89,7 +90,7 @@ def sick(of: str, disease: str, **settings: Any) -> Splits:
     splits: Splits = get_method(of)(**settings)
     names = ("train", "val", "calibration", "test")
     if disease != "constant":
-        names = names[:1] if disease in ("thinned", "ignored") else names[:2]
+        names = names[:1] if disease in ("thinned", "ignored", "noisy_training") else names[:2]
     generator = torch.Generator().manual_seed(0)
     changed = {n: CHANGES[disease](getattr(splits, n), splits, generator) for n in names}
     targets = changed["train"].targets
@@ -137,7 +138,7 @@ def thinned(split: Split, splits: Splits, _: torch.Generator) -> Split:
 
 CHANGES: dict[str, Callable[[Split, Splits, torch.Generator], Split]] = {
     each.__name__: each for each in (ignored, constant, shuffled, noisy, off_by_one, thinned)
-}
+} | {"noisy_training": noisy}
 
 
 class SoftmaxInside(nn.Module):

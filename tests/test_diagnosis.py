@@ -67,6 +67,11 @@ def test_a_sound_run_has_no_finding_and_neither_has_one_without_figures():
             "loss=weighted",
         ),
         ({"test/ece_low": [0.08], "test/overconfidence": [0.09]}, "over-conf", "loss=label_smo"),
+        (
+            {"test/ece_low": [0.08], "test/overconfidence": [-0.1]},
+            "under-confident",
+            "loss=label_smoothing",
+        ),
         ({"val/nll": [1.5, 0.9, 0.6]}, "still learning at the end", "trainer.epochs=6"),
         (
             {"val/nll": [0.5, 0.7, 0.9], "val/accuracy": [0.85, 0.8, 0.8]},

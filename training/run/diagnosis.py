@@ -6,29 +6,15 @@ Figures that a run lacks are NaN, and no comparison with NaN is true.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
 from training.errors import CheckpointError
-from training.run.evidence import Evidence, read_evidence
+from training.run.evidence import Evidence, Finding, read_evidence
 from training.run.untrusted import refuse_links
 
 MOST = 3  # findings, and so changes to try
 FEW_STEPS = "trainer.max_batches=2"  # to look at shapes and at the first figures
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A symptom, its evidence in figures, its likely cause, and the setting to change first."""
-
-    symptom: str
-    evidence: str
-    cause: str
-    change: str = ""  # as in "optimizer.lr=0.002"; nothing where no setting mends it
-
-    def __str__(self) -> str:
-        return f"{self.symptom}: {self.evidence}; likely cause: {self.cause}"
 
 
 def diagnosis(folder: Path) -> list[Finding]:
@@ -95,10 +81,8 @@ def of_data(run: Evidence) -> Iterator[Finding]:
             " the shares of the classes",
             "requires_grad is false for parameters that were never trained",
         )
-    # an objective that is another figure than nll cannot be compared with a nll
-    is_nll = math.isclose(run.last("val/loss"), run.last("val/nll"), rel_tol=1e-3)
     train_loss = run.last("train/loss")
-    by_heart = is_nll and train_loss < run.last("data/guess_nll") - 0.1
+    by_heart = run.is_nll() and train_loss < run.last("data/guess_nll") - 0.1
     if by_heart and nll > guess - 0.03:
         yield Finding(
             "training rows are learnt by heart, and help no others",
@@ -160,9 +144,9 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
     best = nlls.index(min(nlls)) + 1
     scarcer, rarest = run.last("data/scarcer"), run.last("data/rarest")
     worst, mean = run.at_best("worst_class_accuracy"), run.at_best("balanced_accuracy")
-    is_rare = rarest * num_classes < 0.2 * run.last("data/train_targets")
+    is_thin = rarest * num_classes < 0.2 * run.last("data/train_targets")
     # of many classes, as of words, some are rare by nature
-    fails = num_classes <= 100 and is_rare and worst < 0.7 * mean
+    fails = num_classes <= 100 and is_thin and worst < 0.7 * mean
     if fails or scarcer > 10:
         shown = f"the rarest class has {rarest:g} training targets"
         if scarcer > 10:
@@ -176,19 +160,25 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
             "" if run.number("loss.gamma") > 0 else untried[0],
         )
     ece, gap, floor = (run.last(f"test/{n}") for n in ("ece", "overconfidence", "ece_null"))
-    # beyond chance: the interval's lower end is above the floor (docs/calibration.md)
-    is_sure = run.last("test/ece_low") > floor and gap > max(0.5 * ece, 0.02)
-    if is_sure and not (fails or scarcer > 10):  # which would explain it
+    before = nlls[-2] if len(nlls) > 1 else guess
+    is_learning = best == len(nlls) and before - nlls[-1] > 0.05 * guess
+    # beyond chance: the interval's lower end is above the floor (docs/calibration.md); losses other
+    # than nll may be under-confident by nature, and nll is so where it has far to go
+    low, is_rare = run.last("test/ece_low"), fails or scarcer > 10
+    is_over = low > floor and gap > max(0.5 * ece, 0.02) and not is_rare
+    is_under = low > 2.5 * floor and gap < -0.05 and run.is_nll() and not is_learning
+    if is_over or is_under:
         yield Finding(
-            "over-confident",
-            f"test ECE {ece:.3f} where chance gives {floor:.3f}; confidence {gap:.3f} above"
-            f" accuracy; T = {run.last('test/temperature'):.2f} takes nll from"
+            "over-confident" if is_over else "under-confident",
+            f"test ECE {ece:.3f} where chance gives {floor:.3f}; confidence minus accuracy"
+            f" {gap:+.3f}; T = {run.last('test/temperature'):.2f} takes nll from"
             f" {run.last('test/nll'):.3f} to {run.last('test/nll_temperature'):.3f}",
-            "training rows are fitted more closely than others can be",
+            "training rows are fitted more closely than others can be"
+            if is_over
+            else "labels of training are wrong more often than those held out",
             run.smoothed(),
         )
-    before = nlls[-2] if len(nlls) > 1 else guess
-    if best == len(nlls) and before - nlls[-1] > 0.05 * guess:
+    if is_learning:
         yield Finding(
             "still learning at the end",
             f"val nll fell from {before:.3f} to {nlls[-1]:.3f} in the last of {len(nlls)} epochs",

@@ -15,6 +15,19 @@ from training.run.kept_settings import read_config
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A symptom, its evidence in figures, its likely cause, and the setting to change first."""
+
+    symptom: str
+    evidence: str
+    cause: str
+    change: str = ""  # as in "optimizer.lr=0.002"; nothing where no setting mends it
+
+    def __str__(self) -> str:
+        return f"{self.symptom}: {self.evidence}; likely cause: {self.cause}"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Figures and settings of a run, as the rules ask for them."""
 
@@ -51,6 +64,10 @@ class Evidence:
             return f"{name}=[{','.join(f'{factor * each:.3g}' for each in value or ())}]"
         except TypeError:  # no number, in a folder from anyone
             return ""
+
+    def is_nll(self) -> bool:
+        """Say whether the objective is the nll, so that the two can be compared."""
+        return math.isclose(self.last("val/loss"), self.last("val/nll"), rel_tol=1e-3)
 
     def smoothed(self) -> str:
         """Return the change to a loss that wrong labels disturb less, if it is another."""
