@@ -150,6 +150,17 @@ def test_a_change_that_is_printed_can_be_tried_and_is_compared(short, monkeypatc
     assert code == 2 and "loss.gama: no such setting" in shown.err
 
 
+def test_on_a_run_without_a_finding_the_usual_changes_are_tried(short, monkeypatch, capsys):
+    monkeypatch.setattr("training.cli.diagnose_run.diagnosis", lambda _: [])
+    tried = []
+    monkeypatch.setattr(
+        "training.cli.diagnose_run.try_changes", lambda _, changes, __: tried.extend(changes)
+    )
+
+    assert run(monkeypatch, capsys, short, "--try")[0] == 0
+    assert tried == ["trainer.max_batches=2", "optimizer.lr=5e-07", "loss=label_smoothing"]
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

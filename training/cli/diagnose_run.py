@@ -6,7 +6,8 @@
 
 A finding is a symptom, its evidence, its likely cause, and the one setting to change next. --try
 trains the run again, once with each change that was found (or given) and nothing else, in
-outputs/RUN-try, and compares.
+outputs/RUN-try, and compares. Where nothing was found, it tries two steps, half the learning rate,
+and label smoothing.
 """
 
 import math
@@ -19,7 +20,7 @@ from training.cli.runs import read_run
 from training.cli.script import Parser, run_script
 from training.cli.settings import parse
 from training.errors import ConfigError, DataError, UserError
-from training.run.diagnosis import diagnosis
+from training.run.diagnosis import diagnosis, usual_changes
 from training.run.folder import STATUS, from_here, read_status, shell_line
 from training.run.untrusted import printable
 
@@ -52,7 +53,7 @@ def diagnose_runs() -> None:
     print(UNSEEN)
     if arguments.changes is not None:
         changes = arguments.changes or [finding.change for finding in found if finding.change]
-        try_changes(folders[0], changes, arguments.trust)
+        try_changes(folders[0], changes or usual_changes(folders[0]), arguments.trust)
 
 
 HEALTHY = (

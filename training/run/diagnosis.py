@@ -26,6 +26,12 @@ def diagnosis(folder: Path) -> list[Finding]:
         raise CheckpointError(f"{folder}: cannot be read as a run ({error!r})") from error
 
 
+def usual_changes(folder: Path) -> list[str]:
+    """Return what to try on a run without a finding, one at a time: the document's experiment."""
+    run = read_evidence(folder)
+    return [FEW_STEPS, *filter(None, (run.times("optimizer.lr", 0.5), run.smoothed()))]
+
+
 def findings(run: Evidence) -> list[Finding]:
     """Return what is wrong, in the order of the checklist; nothing for a healthy run.
 
