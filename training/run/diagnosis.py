@@ -167,7 +167,9 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
         )
     ece, gap, floor = (run.last(f"test/{n}") for n in ("ece", "overconfidence", "ece_null"))
     before = nlls[-2] if len(nlls) > 1 else guess
+    # one evaluation alone shows no fall; then half of what guessing costs is far to go
     is_learning = best == len(nlls) and before - nlls[-1] > 0.05 * guess
+    is_learning &= len(nlls) > 1 or nlls[-1] > 0.5 * guess
     # beyond chance: the interval's lower end is above the floor (docs/calibration.md); losses other
     # than nll may be under-confident by nature, and nll is so where it has far to go
     low, is_rare = run.last("test/ece_low"), fails or scarcer > 10
