@@ -59,7 +59,10 @@ class OneVsRestBCELoss(ClassificationLoss):
 
     def own_log_probs(self, logits: Tensor) -> Tensor:
         """Return the log of s / sum s."""
-        return F.logsigmoid(at_least_float32(logits)).log_softmax(class_axis(logits))
+        z = at_least_float32(logits)
+        # ln s is z where s is nearly too small a number; logsigmoid would call the slow log1p
+        log_s = torch.where(z < -80, z, z.clamp(min=-80).sigmoid().log())
+        return log_s.log_softmax(class_axis(logits))
 
 
 def _sum_of_log1p_(x: Tensor) -> Tensor:

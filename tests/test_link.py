@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import tensor
 from torch.testing import assert_close
 
@@ -285,6 +286,20 @@ def test_focal_link_is_that_of_the_paper(gamma):
     log_probs = FocalLoss(gamma=gamma).log_probs(probs.log())
 
     assert_close(log_probs.exp(), h / h.sum(), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("least", [-79.0, -80.0, -81.0, -200.0, -torch.inf])
+def test_one_vs_rest_link_and_its_gradient_are_right_where_sigmoids_vanish(least):
+    logits = torch.tensor([[least, 0.0, 1.0, 30.0]], requires_grad=True)
+    exact = logits.detach().double().requires_grad_()
+
+    found = OneVsRestBCELoss().log_probs(logits)
+    expected = F.logsigmoid(exact).log_softmax(1)
+    found[0, 1].backward()
+    expected[0, 1].backward()
+
+    assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    assert_close(logits.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1, 3, 100])
