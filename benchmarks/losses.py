@@ -102,6 +102,11 @@ def in_a_fresh_process(option: str, args: argparse.Namespace, capability: str = 
     return subprocess.run(command, capture_output=True, check=True, text=True, env=env).stdout
 
 
+def peak_of(name: str, args: argparse.Namespace) -> float:
+    """Return `peak_mib` as measured by a process that has done nothing else."""
+    return float(in_a_fresh_process(f"--peak-of={name}", args))
+
+
 def capabilities() -> list[str]:
     """Return the instruction sets whose kernels are timed, by the names that torch gives them."""
     own = torch.backends.cpu.get_cpu_capability()
@@ -140,9 +145,7 @@ def limit(name: str) -> float:
 def print_table(args: argparse.Namespace) -> None:
     """Measure every loss, and print a row for each, with a column per set of kernels."""
     # first of all: on Linux a process starts with the peak of the one that starts it
-    peaks = {
-        name: float(in_a_fresh_process(f"--peak-of={name}", args)) for name in cases(args.classes)
-    }
+    peaks = {name: peak_of(name, args) for name in cases(args.classes)}
     columns = {capability: ratios(args, capability) for capability in capabilities()}
     baseline = next(iter(peaks))
     print(

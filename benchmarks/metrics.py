@@ -54,8 +54,15 @@ class Stopwatch(nn.Module):
         super().__init__()
         self.model, self.head = model.eval(), model.head
         self.seconds = self.started = 0.0
-        self.head.register_forward_pre_hook(lambda *_: self._start())
-        self.head.register_forward_hook(lambda *_: self._stop())
+        self.hooks = [
+            self.head.register_forward_pre_hook(lambda *_: self._start()),
+            self.head.register_forward_hook(lambda *_: self._stop()),
+        ]
+
+    def unwatch(self) -> None:
+        """Leave the model as it was."""
+        for hook in self.hooks:
+            hook.remove()
 
     def features(self, inputs: Tensor) -> Tensor:
         """Return the model's features."""
@@ -77,26 +84,50 @@ def quartiles(values: list[float]) -> str:
     return f"{middle:6.3f} [{low:.3f}, {high:.3f}]"
 
 
+def ngram_case(rows: int, words: int) -> tuple[nn.Module, Split]:
+    """Return an n-gram model with many words, and random contexts."""
+    contexts = Split(torch.randint(words, (rows, 4)), torch.randint(words, (rows,)))
+    counts = torch.ones(words, dtype=torch.int64)
+    return NGramMLP(words, 4, counts, embedding_dim=128, hidden_dim=256, tied=True), contexts
+
+
+def vision_case(size: int, number: int) -> tuple[nn.Module, Split]:
+    """Return a convolutional network, and random images of so many pixels by as many."""
+    images = torch.randint(256, (number, 1, size, size), dtype=torch.uint8)
+    pixels = in_pixels([0.3])
+    split = Split(images, torch.randint(10, (number,)), mean=pixels, std=pixels)
+    return small_cnn(10, 1, size), split
+
+
+def seconds_of_evaluations(
+    model: nn.Module, split: Split, num_classes: int, loss_fn: ClassificationLoss, rounds: int
+) -> list[tuple[float, float]]:
+    """Return the seconds of the forward pass and of all else in an evaluation, a round each."""
+    watch = Stopwatch(model)
+    if loss_fn.weight is not None:
+        loss_fn.weight = torch.ones(num_classes)
+
+    def one() -> tuple[float, float]:
+        watch.seconds, start = 0.0, time.perf_counter()
+        evaluate(watch, loss_fn, split, num_classes)
+        return watch.seconds, time.perf_counter() - start - watch.seconds
+
+    one()
+    seconds = [one() for _ in range(rounds)]
+    watch.unwatch()
+    return seconds
+
+
 def time_evaluations(
     title: str, model: nn.Module, split: Split, num_classes: int, rounds: int
 ) -> None:
     """Print what the metrics of evaluations with several losses take, in forward passes."""
     print(f"\n{title}, {len(split)} rows, {num_classes} classes: metrics / forward pass")
-    watch = Stopwatch(model)
-
-    def one(loss_fn: ClassificationLoss) -> tuple[float, float]:
-        watch.seconds, start = 0.0, time.perf_counter()
-        evaluate(watch, loss_fn, split, num_classes)
-        return watch.seconds, time.perf_counter() - start - watch.seconds
-
     for name, loss_fn in LOSSES.items():
-        if loss_fn.weight is not None:
-            loss_fn.weight = torch.ones(num_classes)
-        one(loss_fn)
-        pairs = [one(loss_fn) for _ in range(rounds)]
+        pairs = seconds_of_evaluations(model, split, num_classes, loss_fn, rounds)
         forward, metrics = (1e3 * statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = quartiles([m / f for f, m in pairs])
-        print(f"  {name:<42}{metrics:9.1f} ms /{forward:9.1f} ms = {ratio}")
+        print(f"  {name:<42}{metrics:9.1f} ms /{forward:9.1f} ms = {ratio}", flush=True)
 
 
 def time_chance(rounds: int) -> None:
@@ -225,16 +256,10 @@ def main() -> None:
         return
     rounds, rows, words = arguments.rounds, arguments.rows, 13_000
     print(f"torch {torch.__version__}, {arguments.threads} threads, {rounds} rounds")
-    contexts = Split(torch.randint(words, (rows, 4)), torch.randint(words, (rows,)))
-    counts = torch.ones(words, dtype=torch.int64)
-    ngram = NGramMLP(words, 4, counts, embedding_dim=128, hidden_dim=256, tied=True)
-    time_evaluations("n-gram model", ngram, contexts, words, rounds)
+    time_evaluations("n-gram model", *ngram_case(rows, words), words, rounds)
     for size, number in ((28, 2000), (8, 360)):
-        images = torch.randint(256, (number, 1, size, size), dtype=torch.uint8)
-        model = small_cnn(10, 1, size)
-        pixels = in_pixels([0.3])
-        split = Split(images, torch.randint(10, (number,)), mean=pixels, std=pixels)
-        time_evaluations(f"vision model, {size} x {size} pixels", model, split, 10, rounds)
+        title = f"vision model, {size} x {size} pixels"
+        time_evaluations(title, *vision_case(size, number), 10, rounds)
     time_chance(rounds)
     compare(rounds)
     if not arguments.no_memory:

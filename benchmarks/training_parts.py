@@ -16,15 +16,24 @@ from unittest.mock import patch
 import training.evaluation
 import training.run.start
 from benchmarks.training_common import Case, compare, compose, timed
+from metrics import MetricsReport
 from training.run import fit
 from training.run.log import RunLog
 from training.running_loss import RunningLoss
 
 ROOT = Path(__file__).resolve().parents[1]
+ASKED = "logs, metrics and checkpoints"
 
 
 def parts(rounds: int) -> None:
-    """Say where the seconds of a default run go, each counted once, as a share of training's."""
+    """Print where the seconds of a default run go."""
+    print(f"share of a default run's seconds of training, median of {rounds} runs")
+    for label, own in shares_of_training(rounds).items():
+        print(f"{label:44} {statistics.median(own):7.2%}  ({min(own):.2%} to {max(own):.2%})")
+
+
+def shares_of_training(rounds: int) -> dict[str, list[float]]:
+    """Return what each part of a default run takes, counted once, as a share of training."""
     shares: dict[str, list[float]] = {}
     for _ in range(rounds):
         clock = Clock()
@@ -32,10 +41,7 @@ def parts(rounds: int) -> None:
         for label, seconds in clock.seconds.items():
             shares.setdefault(label, []).append(seconds / clock.seconds["training"])
     asked = [shares[label] for label in ("logs", "evaluation: metrics", "checkpoints")]
-    shares["logs, metrics and checkpoints"] = [sum(three) for three in zip(*asked, strict=True)]
-    print(f"share of a default run's seconds of training, median of {rounds} runs")
-    for label, own in shares.items():
-        print(f"{label:44} {statistics.median(own):7.2%}  ({min(own):.2%} to {max(own):.2%})")
+    return shares | {ASKED: [sum(three) for three in zip(*asked, strict=True)]}
 
 
 def default_run(clock: "Clock") -> None:
@@ -48,7 +54,8 @@ def default_run(clock: "Clock") -> None:
         (RunLog, "start", "logs"),
         (fit, "save", "checkpoints"),
         (fit, "save_checkpoint", "checkpoints"),
-        (fit, "draw", "figures"),
+        (MetricsReport, "figure", "figures"),
+        (RunLog, "figure", "figures"),
         (fit, "report", "what the task reports"),
         (training.run.start, "start", "all else: start, data, temperature, end"),
     ]

@@ -50,9 +50,9 @@ def plain_step(model: nn.Module, loss: Callable[..., Tensor], optimizer: Any, bf
     return step
 
 
-def linear_cross_entropy_step(model: Any, optimizer: Any) -> Any:
-    """Return a step with torch's own chunks."""
-    options = torch.nn.LinearCrossEntropyOptions()
+def linear_cross_entropy_step(model: Any, optimizer: Any, chunk_rows: int | None) -> Any:
+    """Return a step with torch's own chunks, of so many rows or as torch chooses."""
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_rows)
 
     def step(inputs: Tensor, targets: Tensor) -> None:
         optimizer.zero_grad()
@@ -71,7 +71,7 @@ def step_cases(
 ) -> dict[str, Case]:
     """Return a step each: three products, plain loops, torch's chunks, and this loop."""
     inputs, targets = batch
-    copies = [copy.deepcopy(training.model).train() for _ in range(3)]
+    copies = [copy.deepcopy(training.model).train() for _ in range(4)]
     made = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in copies]
     split = Split(inputs, targets)
     h = torch.randn(len(inputs), training.model.head.in_features)  # type: ignore[union-attr, arg-type]
@@ -94,12 +94,16 @@ def step_cases(
         plain_step(m, F.cross_entropy, o, b)
         for m, o, b in zip(copies, made, (False, True), strict=False)
     )
-    torchs = linear_cross_entropy_step(copies[2], made[2])
+    default, chunked = (
+        linear_cross_entropy_step(m, o, rows)
+        for m, o, rows in zip(copies[2:], made[2:], (None, 256), strict=True)
+    )
     return {
         "three products alone": timed(products),
         "plain loop, float32": timed(lambda: plain(inputs, targets)),
         "this loop, float32": ours("float32"),
-        "torch linear_cross_entropy, float32": timed(lambda: torchs(inputs, targets)),
+        "torch linear_cross_entropy, float32": timed(lambda: default(inputs, targets)),
+        "the same, batch_chunk_size=256": timed(lambda: chunked(inputs, targets)),
         "plain loop, bf16 autocast": timed(lambda: bf16(inputs, targets)),
         "this loop, bf16": ours("bf16"),
     }
@@ -165,6 +169,17 @@ def peak(loss: str, ours: bool, num_classes: int, batch_size: int) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
 
 
+def peaks(loss: str, num_classes: int, batch_size: int) -> tuple[float, float]:
+    """Return the MiB of the plain loop and of this one, each in a fresh process."""
+    both = []
+    for ours in ([], ["--ours"]):
+        sizes = [f"--classes={num_classes}", f"--rows={batch_size}"]
+        command = [sys.executable, COMMAND, "memory", f"--peak-of=loss={loss}", *sizes, *ours]
+        out = subprocess.run(command, capture_output=True, check=True, text=True)
+        both.append(float(out.stdout))
+    return both[0], both[1]
+
+
 def memory(num_classes: int, batch_size: int) -> None:
     """Print a row for every loss of `configs/loss` that needs no other run."""
     names = sorted(file.stem for file in (CONFIGS / "loss").glob("*.yaml"))
@@ -172,10 +187,5 @@ def memory(num_classes: int, batch_size: int) -> None:
     print(f"peak memory of a step, {num_classes:,} classes x {batch_size:,} rows, MiB")
     print(f"{'':40} {'plain loop':>10} {'this loop':>10} {'ratio':>6}")
     for name in [*names, "hinge,loss.variant=weston_watkins"]:
-        both = []
-        for ours in ([], ["--ours"]):
-            sizes = [f"--classes={num_classes}", f"--rows={batch_size}"]
-            command = [sys.executable, COMMAND, "memory", f"--peak-of=loss={name}", *sizes, *ours]
-            out = subprocess.run(command, capture_output=True, check=True, text=True)
-            both.append(float(out.stdout))
-        print(f"{name:40} {both[0]:10.0f} {both[1]:10.0f} {both[1] / both[0]:6.2f}", flush=True)
+        plain, ours = peaks(name, num_classes, batch_size)
+        print(f"{name:40} {plain:10.0f} {ours:10.0f} {ours / plain:6.2f}", flush=True)
