@@ -62,7 +62,7 @@ DISEASES = {
         "later epochs made it worse", ("trainer.epochs=30",), tasks=("ngram",)
     ),
     "splits_tiny": Disease("the val split is too small", ("data.split=[0.96,0.01,0.01,0.02]",)),
-    "too_many_classes": Disease("the loss gives no good", ("loss=mse_logits",), tasks=("ngram",)),
+    "too_many_classes": Disease("the loss gives no good", ("loss=mse_rescaled",), tasks=("ngram",)),
 }
 BASES = {
     "vision": ("vision.data.digits", "vision.models.small_cnn"),
