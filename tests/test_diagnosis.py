@@ -16,6 +16,8 @@ from training.cli.diagnose_run import main
 from training.errors import UserError
 from training.run.diagnosis import diagnosis, findings
 from training.run.evidence import Evidence
+from training.run.folder import read_status
+from training.run.signals import Interrupted
 from training.run.start import start
 
 CASES = [(task, name) for name, each in diseases.DISEASES.items() for task in each.tasks]
@@ -95,6 +97,8 @@ def test_what_the_run_does_already_is_not_advised():
     unsure = {"test/ece_low": [0.08], "test/overconfidence": [0.09]}
 
     assert found(rare, **weighted)[0].change == "loss=focal"
+    assert found(rare, **{"loss.weight": [1.0, 2.0]})[0].change == "loss=focal"
+    assert found(rare, **{"loss.weight": None})[0].change == "loss=weighted"
     assert found(rare, **weighted, **{"loss.gamma": 2.0})[0].change == ""
     assert found(unsure, **{"loss.label_smoothing": 0.1})[0].change == ""
 
@@ -106,6 +110,37 @@ def test_a_loss_of_smoothed_labels_that_stands_at_their_entropy_is_told():
 
     assert found(curves, **{"loss.label_smoothing": 0.1})[0].symptom.startswith("the loss stands")
     assert found({"train/loss": [2.2, 1.1 * entropy]}, **{"loss.label_smoothing": 0.1}) == []
+
+
+def test_cross_entropy_that_knows_less_than_the_shares_of_the_classes_is_hardly_trained():
+    """It is not told to take cross-entropy; another loss with such figures is."""
+    short = {"train/loss": [2.6, 2.5], "val/nll": [2.5], "val/loss": [2.5]}
+    short |= {"val/accuracy": [0.1], "val/top5": [0.5], "val/worst_class_accuracy": [0.0]}
+    short |= {"val/balanced_accuracy": [0.1], "test/accuracy": [0.1]}
+
+    assert [each.change for each in found(short)] == ["optimizer.lr=0.04"]
+    assert found(short | {"val/loss": [0.9]})[0].change == "loss=cross_entropy"
+
+
+def test_a_try_that_was_stopped_goes_on_and_ctrl_c_is_no_traceback(short, monkeypatch, capsys):
+    from training.run import fit
+
+    real, new = fit.evaluate_epoch, short.with_name("run-try") / "optimizer.lr=0.02"
+
+    def interrupted(run):
+        real(run)
+        raise Interrupted(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "evaluate_epoch", interrupted)
+        code, shown = run(monkeypatch, capsys, short, "--try", "optimizer.lr=0.02")
+    assert code == 130 and "Traceback" not in shown.err
+    assert read_status(new)["status"] == "interrupted"
+    assert shown.out.rstrip().endswith(f"-m training ngram resume={new}")
+
+    code, shown = run(monkeypatch, capsys, short, "--try", "optimizer.lr=0.02")
+    assert code == 0 and "optimizer.lr=0.02: the best val nll is" in shown.out
+    assert read_status(new)["status"] == "complete"
 
 
 def test_there_are_three_findings_at_most_and_one_where_it_explains_the_rest():

@@ -13,9 +13,10 @@ and label smoothing.
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from training.cli.resume import changed_settings
+from training.cli.resume import changed_settings, goes_on
 from training.cli.runs import read_run
 from training.cli.script import Parser, run_script
 from training.cli.settings import parse
@@ -85,6 +86,8 @@ def try_changes(folder: Path, changes: Iterable[str], trusted: Sequence[str]) ->
 
     old = read_run(folder)
     runs = [old]
+    again = [from_here(Path(sys.executable)), "-m", "training", old.task]
+    again += [word for package in trusted for word in ("--trust", package)]
     settings = {change: changed_settings(folder, [change], old.task) for change in changes}
     for change, cfg in settings.items():
         key = parse(change).key_or_group
@@ -92,7 +95,8 @@ def try_changes(folder: Path, changes: Iterable[str], trusted: Sequence[str]) ->
         loss = change.partition("=")[2] if key == "loss" else old.loss
         try:
             if read_status(new).get("status") != "complete":
-                start(cfg, new, loss=loss, quiet=True, trusted=trusted, guarded=True, own=[key])
+                go_on = partial(start, cfg, new, resumed=goes_on(new, cfg), quiet=True)
+                go_on(loss=loss, trusted=trusted, guarded=True, own=[key], command=again)
             runs.append(read_run(new))
             before, after = (run.figures.get("val_nll", math.nan) for run in (old, runs[-1]))
             print(f"{change}: the best val nll is {after:.4f}, {before:.4f} before")

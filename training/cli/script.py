@@ -31,11 +31,13 @@ class Parser(argparse.ArgumentParser):
 def run_script(main: Callable[[], None]) -> None:
     """Call `main`; print a user's mistake as one line and exit with its code.
 
-    A file or folder that cannot be read or written is such a mistake, too.
+    A file or folder that cannot be read or written is such a mistake, too. Ctrl-C prints nothing.
     """
     keep_printing()
     try:
         main()
+    except KeyboardInterrupt as stop:
+        sys.exit(getattr(stop, "exit_code", 130))
     except (UserError, OSError) as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else ConfigError.exit_code)

@@ -134,10 +134,14 @@ def of_rate(run: Evidence) -> Iterator[Finding]:
         )
     losses, falls = run.curve("train/loss"), all(b < a for a, b in pairwise(nlls))
     hardly = losses[-1] > 0.85 * losses[0] and nlls[-1] > 0.85 * nlls[0]
-    if len(nlls) > 2 and falls and hardly:  # a healthy run halves its loss, or turns
+    guess = run.last("data/val_guess_nll")
+    knows_less = run.is_nll() and min(nlls) > guess + 0.1
+    # a healthy run halves its loss, or turns, and soon knows the shares of the classes
+    if hardly and (knows_less or (len(nlls) > 2 and falls)):
         yield Finding(
             "hardly trained",
-            f"val nll fell from {nlls[0]:.3f} to {nlls[-1]:.3f}, at all of {len(nlls)} evaluations",
+            f"val nll went from {nlls[0]:.3f} to {nlls[-1]:.3f} in {len(nlls)} evaluations; the"
+            f" shares of the classes give {guess:.3f}",
             "the learning rate is too low",
             run.times("optimizer.lr", 10),
         )
@@ -157,8 +161,7 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
         shown = f"the rarest class has {rarest:g} training targets"
         if scarcer > 10:
             shown = f"a class is {scarcer:.0f} times as rare in training as in validation"
-        is_weighted = any(key.startswith("loss.") and "class_counts" in key for key in run.settings)
-        untried = ["loss=weighted"] * (not is_weighted) + ["loss=focal"]
+        untried = ["loss=weighted"] * (not run.is_weighted()) + ["loss=focal"]
         yield Finding(
             "a class fails for want of examples",
             f"{shown}; accuracy of the worst class {worst:.1%}, of all on average {mean:.1%}",
@@ -189,7 +192,7 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
     if is_learning:
         yield Finding(
             "still learning at the end",
-            f"val nll fell from {before:.3f} to {nlls[-1]:.3f} in the last of {len(nlls)} epochs",
+            f"val nll fell from {before:.3f} to {nlls[-1]:.3f} at the last of {len(nlls)}",
             "too few epochs",
             run.times("trainer.epochs", 2),
         )
@@ -219,9 +222,9 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
     shown = (
         f"confidence is {-gap:.3f} below accuracy, and T gains {gain:.3f} of {nlls[-1]:.3f} nats"
     )
-    if worse := min(nlls) > guess + 0.1:
+    if worse := not run.is_nll() and min(nlls) > guess + 0.1:
         shown = f"val nll {min(nlls):.3f} at best; the shares of the classes alone give {guess:.3f}"
-    if worse or (is_flat and gain < 0.02 * nlls[-1]):
+    if worse or (is_flat and not run.is_nll() and gain < 0.02 * nlls[-1]):
         yield Finding(
             "the loss gives no good probabilities",
             shown,

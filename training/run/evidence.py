@@ -69,6 +69,12 @@ class Evidence:
         """Say whether the objective is the nll, so that the two can be compared."""
         return math.isclose(self.last("val/loss"), self.last("val/nll"), rel_tol=1e-3)
 
+    def is_weighted(self) -> bool:
+        """Say whether the loss has weights, or knows the classes' shares otherwise."""
+        names = ("loss.weight", "loss.class_counts")
+        given = (value for name, value in self.settings.items() if name.startswith(names))
+        return any(value is not None for value in given)
+
     def smoothed(self) -> str:
         """Return the change to a loss that wrong labels disturb less, if it is another."""
         return "" if self.number("loss.label_smoothing") > 0 else "loss=label_smoothing"
