@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
 from training.cli.resume import changed_settings, goes_on
 from training.cli.runs import read_run
 from training.cli.script import Parser, run_script
@@ -42,16 +44,18 @@ def diagnose_runs() -> None:
     folders = [folder for run in arguments.runs for folder in run_folders(Path(run))]
     if arguments.changes is not None and len(folders) > 1:
         raise ConfigError(f"--try: give one run, not {len(folders)}")
+    # on a terminal sentences break between words, and commands nowhere
+    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     for folder in folders:
         found = diagnosis(folder)
-        print(f"{folder}: {'' if found else HEALTHY}")
+        console.print(f"{folder}: {'' if found else HEALTHY}")
         for number, finding in enumerate(found, start=1):
-            print(f"{number}. {printable(str(finding))}")
+            console.print(f"{number}. {printable(str(finding))}")
             if finding.change:
                 script = [from_here(Path(sys.executable)), from_here(Path(sys.argv[0]))]
                 again = shell_line([*script, str(folder), "--try", finding.change])
-                print(f"   {printable(again)}")
-    print(UNSEEN)
+                console.print(f"   {printable(again)}", soft_wrap=True)
+    console.print(UNSEEN)
     if arguments.changes is not None:
         changes = arguments.changes or [finding.change for finding in found if finding.change]
         try_changes(folders[0], changes or usual_changes(folders[0]), arguments.trust)
