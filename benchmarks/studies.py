@@ -3,9 +3,10 @@
     python benchmarks/studies.py --out outputs/studies [--only long_tail,distill]
         [--text tinyshakespeare.txt] [--images FOLDER] [SETTING=VALUE ...]
 
-Each study is two sweeps. The first tries learning rates for every loss (experiment=tune_lr), the
-second runs every loss at its best one with seeds 1, 2 and 3. Start it again, and jobs that are
-complete are skipped, in either. Every command is printed before it runs, and its minutes after it.
+The first sweeps of a study try learning rates for every loss (experiment=tune_lr), and more of
+them where the best is the lowest or the highest. The last runs every loss at its best rate with
+seeds 1, 2 and 3. Start it again, and jobs that are complete are skipped, in each. Every command is
+printed before it runs, and its minutes after it.
 --text is for tiny_shakespeare, --images for those whose name begins with fashion; without them
 these studies are left out. Settings go to every sweep: with launcher=parallel threads=1, two jobs
 at a time, all of it takes about two hours on two cores. trainer.epochs=2 tries everything out.
@@ -30,26 +31,28 @@ sys.path[0] = str(ROOT)  # files here are called as packages are
 
 from omegaconf import OmegaConf  # noqa: E402
 
-from training.cli.rates import tried_rates  # noqa: E402
+from training.cli.rates import Tried, beyond_edges, tried_rates  # noqa: E402
 from training.cli.runs import find_runs  # noqa: E402
 from training.run.folder import read_status  # noqa: E402
 
 HALF_AN_EPOCH = ("trainer.epochs=1", "trainer.max_batches=210")  # of Fashion-MNIST
 THINNED = ("trainer.epochs=2", "trainer.max_batches=210")  # to a quarter: as many steps in two
+ROUNDS = 2  # of two more rates each, for losses whose best is at the edge
+MOST_RATES = 4 + 2 * ROUNDS  # also when it is started again
 TEXT, IMAGES, TEACHER = "data.path", "data.root", "teacher"
 
 
 @dataclass(frozen=True)
 class Study:
-    """Two sweeps: of learning rates, and of the losses at their best ones.
+    """Sweeps: of learning rates, and of the losses at their best ones.
 
     task: ngram or vision.
-    minutes: what both take on two cores, two jobs at a time.
+    minutes: what they take on two cores, two jobs at a time.
     experiment: the option that sweeps losses and seeds.
     base: options of experiment= that come before it.
     data: the option of data=, by which best_lr lists the rates.
     needs: the setting that must be given: a file, a folder, or the run of a teacher.
-    words: settings of both sweeps.
+    words: settings of all sweeps.
     """
 
     task: str
@@ -110,6 +113,11 @@ def losses_of(study: Study) -> str:
     return "" if "glob" in losses else losses
 
 
+def few_rates(folder: Path) -> list[Tried]:
+    """Return the tried rates of the losses for which more can be tried."""
+    return [tried for tried in tried_rates(find_runs([folder])) if len(tried[2]) < MOST_RATES]
+
+
 def best_rates(folder: Path) -> dict[str, float]:
     """Return the learning rate of each loss with the lowest val nll."""
     tried = tried_rates(find_runs([folder]))
@@ -125,7 +133,7 @@ def teacher_in(folder: Path, words: Sequence[str]) -> Path:
 
 
 def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) -> str:
-    """Run both sweeps of a study; return its part of results.md."""
+    """Run the sweeps of a study; return its part of results.md."""
     study, folder, rates_folder = STUDIES[name], out / name, out / f"{name}-rates"
     if study.needs == TEACHER:
         given = {TEACHER: str(teacher_in(out / "teacher", words))}
@@ -135,13 +143,20 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
     named = [f"loss={losses}"] if (losses := losses_of(study)) else []
     tuning = f"experiment=[{','.join([*experiments, 'tune_lr'])}]"
     at = f"hydra.sweep.dir={rates_folder}"
-    codes = [run(command_of(study.task, "-m", tuning, *named, *needed, at))]
+    run(command_of(study.task, "-m", tuning, *named, *needed, at))
+    for _ in range(ROUNDS):
+        for more, losses in beyond_edges(few_rates(rates_folder)).items():
+            tried = (f"loss={','.join(losses)}", f"optimizer.lr={more}")
+            run(command_of(study.task, "-m", tuning, *tried, *needed, at))
     rates = best_rates(rates_folder)
     best = [f"best_lr.{study.data}.{loss}={rate:g}" for loss, rate in rates.items()]
     comparing = command_of(study.task, "-m", f"experiment=[{','.join(experiments)}]", *needed)
-    codes.append(run([*comparing, *best, f"hydra.sweep.dir={folder}"]))
+    run([*comparing, *best, f"hydra.sweep.dir={folder}"])
+    ends = {record.status for record in find_runs([rates_folder, folder])}
     listed = "".join(f"    {loss}: {rate:g}\n" for loss, rate in rates.items())
-    failed = "some jobs are not complete: start it again\n\n" if any(codes) else ""
+    failed = (
+        "some jobs are not complete: start it again\n\n" if ends - {"complete", "diverged"} else ""
+    )
     file = folder / "compare.md"
     table = file.read_text(encoding="utf-8") if file.exists() else ""
     return (

@@ -18,7 +18,7 @@ from scipy.stats import ttest_rel
 from scripts import compare as script
 from training.cli.comparison import compare
 from training.cli.page import page
-from training.cli.rates import beyond_the_edge, draw_rates, tried_rates
+from training.cli.rates import draw_rates, edge_lines, tried_rates
 from training.cli.runs import find_runs, read_run
 from training.cli.tables import cells, markdown, print_comparisons, write_files
 from training.errors import DataError
@@ -319,7 +319,7 @@ def test_the_best_rate_at_an_edge_is_named_with_the_command_that_goes_beyond(tmp
     tried = tried_rates(find_runs([tmp_path]))
     draw_rates(tried, tmp_path / "rates.png")
     again = ["train.py", "-m", "experiment=tune_lr", "data.path=a b", "loss=focal,mse"]
-    _, command = lines = [*beyond_the_edge(tried, again)]
+    _, command = lines = [*edge_lines(tried, again)]
 
     assert {label: [*means.values()] for label, _, means in tried} == {
         loss: [math.inf if nll is None else nll + 0.5 for nll in of_loss]

@@ -63,24 +63,36 @@ def draw_rates(tried: Iterable[Tried], path: Path) -> None:
     figure.savefig(path)
 
 
-def beyond_the_edge(tried: Iterable[Tried], again: Sequence[str]) -> Iterator[str]:
+def beyond_edges(tried: Iterable[Tried]) -> dict[str, list[str]]:
+    """Return losses whose best rate is the lowest or highest tried, by the two to try next.
+
+    The rates are written as a sweep takes them, with a comma; a loss is named once for each pair.
+    """
+    losses: dict[str, list[str]] = {}
+    for _, loss, means in tried:
+        best, low, high = min(means, key=means.__getitem__), min(means), max(means)
+        if best in (low, high):
+            step = (high / low) ** (1 / (len(means) - 1))
+            more = [best * step**k if best == high else best / step**k for k in (1, 2)]
+            named = losses.setdefault(",".join(f"{rate:.1g}" for rate in more), [])
+            named += [] if loss in named else [loss]
+    return losses
+
+
+def edge_lines(tried: Sequence[Tried], again: Sequence[str]) -> Iterator[str]:
     """Yield lines: the configurations whose best rate is at the edge, and commands that try more.
 
     Args:
         tried: as `tried_rates` returns it.
         again: the words that started the sweep.
     """
-    names: list[str] = []
-    losses: dict[str, dict[str, None]] = {}  # by the rates to try, each loss once
-    for label, loss, means in tried:
-        best, low, high = min(means, key=means.__getitem__), min(means), max(means)
-        if best in (low, high):
-            step = (high / low) ** (1 / (len(means) - 1))
-            more = [best * step**k if best == high else best / step**k for k in (1, 2)]
-            losses.setdefault(",".join(f"{rate:.1g}" for rate in more), {})[loss] = None
-            names.append(f"{label} {best:g}")
+    names = [
+        f"{label} {best:g}"
+        for label, _, means in tried
+        if (best := min(means, key=means.__getitem__)) in (min(means), max(means))
+    ]
     if names:
         yield f"\nbest at the edge of the rates tried: {'; '.join(names)}; to try more:"
     kept = [word for word in again if word.split("=")[0] not in ("loss", SETTING)]
-    for rates, of_losses in losses.items():
-        yield shlex.join([*kept, f"loss={','.join(of_losses)}", f"{SETTING}={rates}"])
+    for rates, losses in beyond_edges(tried).items():
+        yield shlex.join([*kept, f"loss={','.join(losses)}", f"{SETTING}={rates}"])

@@ -142,7 +142,7 @@ def summarize(folder: Path, again: Sequence[str]) -> int:
     on the page, and are what the command begins with that tries more rates.
     """
     from training.cli.comparison import compare  # needs numpy and scipy, which take half a second
-    from training.cli.rates import beyond_the_edge, draw_rates, tried_rates
+    from training.cli.rates import draw_rates, edge_lines, tried_rates
     from training.cli.tables import print_comparisons, write_files
 
     code = 0
@@ -166,6 +166,6 @@ def summarize(folder: Path, again: Sequence[str]) -> int:
         draw_rates(tried, folder / "learning_rates.png")
         print(f"       and: {from_here(folder / 'learning_rates.png')}")
     print(f"       and: {tensorboard_on(folder)}")
-    for line in beyond_the_edge(tried, again):
+    for line in edge_lines(tried, again):
         print(line)
     return code
