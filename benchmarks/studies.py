@@ -11,34 +11,50 @@ printed before it runs, and its minutes after it.
 these studies are left out. Settings go to every sweep: with launcher=parallel threads=1, two jobs
 at a time, all of it takes about two hours on two cores. trainer.epochs=2 tries everything out.
 
-OUT/STUDY-rates and OUT/STUDY hold the runs, with compare.html in each. OUT/results.md gathers the
-tables that were made, whenever that was, with their commands, and the best rates in the form in
+OUT/STUDY-rates and OUT/STUDY hold the runs, with compare.html in each, OUT/STUDY.png is a figure of
+them. OUT/results.md gathers the tables that were made, whenever that was, with the columns of the
+documentation, their commands, and the best rates in the form in
 which configs/*/experiment/*.yaml list them.
 """
 
 import argparse
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # files here are called as packages are
 
+from matplotlib.figure import Figure  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 
+from training.cli.comparison import Comparison, compare  # noqa: E402
+from training.cli.page import draw_reliability, look, pooled  # noqa: E402
 from training.cli.rates import Tried, beyond_edges, tried_rates  # noqa: E402
 from training.cli.runs import find_runs  # noqa: E402
+from training.cli.tables import markdown  # noqa: E402
+from training.run.figures import COLUMNS  # noqa: E402
 from training.run.folder import read_status  # noqa: E402
 
 HALF_AN_EPOCH = ("trainer.epochs=1", "trainer.max_batches=210")  # of Fashion-MNIST
 THINNED = ("trainer.epochs=2", "trainer.max_batches=210")  # to a quarter: as many steps in two
 ROUNDS = 2  # of two more rates each, for losses whose best is at the edge
 MOST_RATES = 4 + 2 * ROUNDS  # also when it is started again
+SHOWN = ("nll", "accuracy", "ece", "ece_softmax", "ece_temperature", "refinement")
+OF_CLASSES = (
+    "nll",
+    "balanced_accuracy",
+    "worst_class_accuracy",
+    "ece",
+    "ece_own",
+    "ece_temperature",
+)
 TEXT, IMAGES, TEACHER = "data.path", "data.root", "teacher"
 
 
@@ -53,6 +69,7 @@ class Study:
     data: the option of data=, by which best_lr lists the rates.
     needs: the setting that must be given: a file, a folder, or the run of a teacher.
     words: settings of all sweeps.
+    columns: the figures of its table.
     """
 
     task: str
@@ -62,6 +79,7 @@ class Study:
     data: str = "digits"
     needs: str = ""
     words: tuple[str, ...] = ()
+    columns: tuple[str, ...] = SHOWN
 
 
 FASHION = {"base": ("fashion_mnist_adamw",), "data": "fashion_mnist", "needs": IMAGES}
@@ -77,8 +95,10 @@ STUDIES = {
     ),
     "digits": Study("vision", 6),
     "fashion": Study("vision", 17, **FASHION, words=HALF_AN_EPOCH),
-    "long_tail": Study("vision", 4, "long_tail"),
-    "fashion_long_tail": Study("vision", 17, "long_tail", **FASHION, words=THINNED),
+    "long_tail": Study("vision", 4, "long_tail", columns=OF_CLASSES),
+    "fashion_long_tail": Study(
+        "vision", 17, "long_tail", **FASHION, words=THINNED, columns=OF_CLASSES
+    ),
     "label_noise": Study("vision", 5, "label_noise"),
     "label_noise_next": Study("vision", 5, "label_noise_next"),
     "fashion_label_noise": Study("vision", 17, "label_noise", **FASHION, words=HALF_AN_EPOCH),
@@ -132,6 +152,34 @@ def teacher_in(folder: Path, words: Sequence[str]) -> Path:
     return folder
 
 
+def without_rates(text: str) -> str:
+    """Return a table whose rows are named by loss alone: each has one rate, which is listed."""
+    return re.sub(r", lr=[\d.e-]+", "", text)
+
+
+def draw(comparison: Comparison, columns: Sequence[str], path: Path) -> None:
+    """Draw each loss in the plane of two figures, seeds small, and all in a reliability diagram."""
+    figure = Figure(figsize=(10, 4.2), dpi=110, layout="constrained")
+    plane, diagram = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    x, y = (columns[2], columns[0]) if "worst_class_accuracy" in columns else columns[1::-1]
+    for i, row in enumerate(comparison.rows):
+        color, style, order = look(comparison, i)
+        diagram.plot([], [], color=color, ls=style, label=row.runs[0].loss)
+        plane.plot(row.mean(x), row.mean(y), "o", ms=8, color=color, zorder=order)
+        seeds = row.values(x).keys() & row.values(y).keys()
+        points = [(row.values(x)[seed], row.values(y)[seed]) for seed in seeds]
+        plane.plot(*zip(*points, strict=True), ".", ms=5, color=color, alpha=0.5)
+        plane.annotate(row.runs[0].loss, (row.mean(x), row.mean(y)), (5, 4), fontsize=8,
+                       textcoords="offset points")  # fmt: skip
+    plane.set(xlabel=COLUMNS[x][0], ylabel=COLUMNS[y][0], yscale="log")
+    plane.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    for axis in (plane.yaxis.set_major_formatter, plane.yaxis.set_minor_formatter):
+        axis("{x:g}")
+    draw_reliability(diagram, comparison, [pooled(row) for row in comparison.rows])
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(path)
+
+
 def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) -> str:
     """Run the sweeps of a study; return its part of results.md."""
     study, folder, rates_folder = STUDIES[name], out / name, out / f"{name}-rates"
@@ -149,6 +197,7 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
             tried = (f"loss={','.join(losses)}", f"optimizer.lr={more}")
             run(command_of(study.task, "-m", tuning, *tried, *needed, at))
     rates = best_rates(rates_folder)
+    rates |= {"nll": rates["cross_entropy"]}  # the same loss in other words
     best = [f"best_lr.{study.data}.{loss}={rate:g}" for loss, rate in rates.items()]
     comparing = command_of(study.task, "-m", f"experiment=[{','.join(experiments)}]", *needed)
     run([*comparing, *best, f"hydra.sweep.dir={folder}"])
@@ -157,8 +206,11 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
     failed = (
         "some jobs are not complete: start it again\n\n" if ends - {"complete", "diverged"} else ""
     )
-    file = folder / "compare.md"
-    table = file.read_text(encoding="utf-8") if file.exists() else ""
+    runs = [record for record in find_runs([folder]) if record.loss != "nll"]
+    comparison = compare(runs)[0]
+    shown = tuple(column for column in study.columns if column in comparison.columns)
+    table = without_rates(markdown(replace(comparison, columns=shown)))
+    draw(comparison, study.columns, out / f"{name}.png")
     return (
         f"## {name}\n\n{failed}```sh\n{shlex.join(comparing[1:])}\n```\n\n{table}\n"
         f"```yaml\nbest_lr:\n  {study.data}:\n{listed}```\n"
