@@ -66,7 +66,8 @@ class Study:
     minutes: what they take on two cores, two jobs at a time.
     experiment: the option that sweeps losses and seeds.
     base: options of experiment= that come before it.
-    data: the option of data=, by which best_lr lists the rates.
+    data: the options of optimizer= and data=, by which best_lr lists the rates.
+    rates: where others than those of tune_lr are tried.
     needs: the setting that must be given: a file, a folder, or the run of a teacher.
     words: settings of all sweeps.
     columns: the figures of its table.
@@ -76,20 +77,26 @@ class Study:
     minutes: int
     experiment: str = "compare_losses"
     base: tuple[str, ...] = ()
-    data: str = "digits"
+    data: str = "adamw.digits"
+    rates: str = ""
     needs: str = ""
     words: tuple[str, ...] = ()
     columns: tuple[str, ...] = SHOWN
 
 
-FASHION = {"base": ("fashion_mnist_adamw",), "data": "fashion_mnist", "needs": IMAGES}
+FASHION = {
+    "base": ("fashion_mnist_fast",),
+    "data": "muon.fashion_mnist",
+    "rates": "0.025,0.05,0.1,0.2",
+    "needs": IMAGES,
+}
 STUDIES = {
-    "sonnets": Study("ngram", 10, data="sonnets"),
+    "sonnets": Study("ngram", 10, data="adamw.sonnets"),
     "tiny_shakespeare": Study(
         "ngram",
         20,
         base=("tiny_shakespeare_fast",),
-        data="tiny_shakespeare",
+        data="adamw.tiny_shakespeare",
         needs=TEXT,
         words=("report.kneser_ney.max_order=0",),
     ),
@@ -189,6 +196,7 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
     needed += [*study.words, *words]
     experiments = [*study.base, study.experiment]
     named = [f"loss={losses}"] if (losses := losses_of(study)) else []
+    named += [f"optimizer.lr={study.rates}"] * bool(study.rates)
     tuning = f"experiment=[{','.join([*experiments, 'tune_lr'])}]"
     at = f"hydra.sweep.dir={rates_folder}"
     run(command_of(study.task, "-m", tuning, *named, *needed, at))
@@ -202,7 +210,8 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
     comparing = command_of(study.task, "-m", f"experiment=[{','.join(experiments)}]", *needed)
     run([*comparing, *best, f"hydra.sweep.dir={folder}"])
     ends = {record.status for record in find_runs([rates_folder, folder])}
-    listed = "".join(f"    {loss}: {rate:g}\n" for loss, rate in rates.items())
+    listed = "".join(f"      {loss}: {rate:g}\n" for loss, rate in rates.items())
+    optimizer, data = study.data.split(".")
     failed = (
         "some jobs are not complete: start it again\n\n" if ends - {"complete", "diverged"} else ""
     )
@@ -213,7 +222,7 @@ def remake(name: str, out: Path, given: dict[str, str], words: Sequence[str]) ->
     draw(comparison, study.columns, out / f"{name}.png")
     return (
         f"## {name}\n\n{failed}```sh\n{shlex.join(comparing[1:])}\n```\n\n{table}\n"
-        f"```yaml\nbest_lr:\n  {study.data}:\n{listed}```\n"
+        f"```yaml\nbest_lr:\n  {optimizer}:\n    {data}:\n{listed}```\n"
     )
 
 
