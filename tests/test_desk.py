@@ -21,7 +21,7 @@ from training.cli.settings import parse
 from training.errors import CheckpointError, ConfigError
 from training.run import fit
 from training.run.folder import read_status, write_file, write_status
-from training.run.signals import handling
+from training.run.signals import handling, in_a_job
 from training.run.start import start
 
 ROOT = Path(__file__).parent.parent
@@ -233,3 +233,22 @@ def test_a_train_loss_above_val_nll_is_explained_by_dropout_where_there_is_some(
     assert float(train_loss) > float(nll)  # of two steps, the first before anything was learnt
     why = "train loss above val nll: only training has dropout or other noise"
     assert (why in out) == ("train loss above" in out) == bool(more)
+
+
+def test_an_error_that_an_interruption_caused_ends_a_job_as_quietly_as_the_interruption():
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("of a library that was interrupted")
+
+    with handling(lambda number: None):  # so that pytest has its own handlers again
+        in_a_job(work)
+
+
+def test_an_error_of_its_own_leaves_a_job():
+    def work():
+        raise AttributeError("a bug")
+
+    with handling(lambda number: None), pytest.raises(AttributeError, match="a bug"):
+        in_a_job(work)

@@ -128,5 +128,9 @@ def in_a_job(work: Callable[[], None]) -> None:
     """
     for number in obeyed():
         signal.signal(number, lambda *_: None)
-    with suppress(Interrupted), handling(stop_now):
-        work()
+    try:
+        with handling(stop_now):
+            work()
+    except (Interrupted, Exception) as error:
+        if not interruption(error):  # a library that is interrupted may raise an error of its own
+            raise
