@@ -36,7 +36,7 @@ from omegaconf import OmegaConf  # noqa: E402
 
 from training.cli.comparison import Comparison, compare  # noqa: E402
 from training.cli.page import draw_reliability, look, pooled  # noqa: E402
-from training.cli.rates import Tried, beyond_edges, tried_rates  # noqa: E402
+from training.cli.rates import Tried, best_rate, beyond_edges, tried_rates  # noqa: E402
 from training.cli.runs import find_runs  # noqa: E402
 from training.cli.tables import markdown  # noqa: E402
 from training.run.figures import COLUMNS  # noqa: E402
@@ -148,7 +148,7 @@ def few_rates(folder: Path) -> list[Tried]:
 def best_rates(folder: Path) -> dict[str, float]:
     """Return the learning rate of each loss with the lowest val nll."""
     tried = tried_rates(find_runs([folder]))
-    return {loss: min(means, key=means.__getitem__) for _, loss, means in sorted(tried)}
+    return {loss: best_rate(means) for _, loss, means in sorted(tried)}
 
 
 def teacher_in(folder: Path, words: Sequence[str]) -> Path:

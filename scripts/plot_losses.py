@@ -47,10 +47,9 @@ LOSSES = {
     "mse_rescaled / (k + 1) M^2": losses.RescaledMSELoss(k=15, M=30),
     "bce": losses.OneVsRestBCELoss(),
     "hinge, crammer_singer": losses.HingeLoss(),
-    "distillation": losses.DistillationLoss(
-        lambda _: torch.tensor([[0.8, 0.2]]).log(), temperature=1
-    ),
+    "distillation": losses.DistillationLoss(temperature=1),
 }
+TEACHER = torch.tensor([[0.8, 0.2]]).log()  # what the teacher of the last gives
 # What a model puts out if it means the probabilities p under a loss; elsewhere it is log p.
 OUTPUTS = {
     "mse_logits": lambda p: p,
@@ -70,7 +69,7 @@ def loss_curves(p: Tensor) -> Curves:
     curves, target = {}, torch.tensor([0])
     for name, loss_fn in LOSSES.items():
         rows = OUTPUTS.get(name, torch.log)(distributions(p, 2)).split(1)  # (1, 2) each
-        curves[name] = torch.stack([loss_fn.sums(row, target, row)[0] for row in rows])
+        curves[name] = torch.stack([loss_fn.sums(row, target, TEACHER)[0] for row in rows])
     curves["mse_rescaled / (k + 1) M^2"] /= 16 * 30**2
     return curves
 
@@ -146,9 +145,9 @@ def pipeline_curves(steps: Tensor) -> Curves:
             with torch.no_grad():  # the probabilities are the softmax of the logits in both
                 test_nll = F.cross_entropy(model(inputs[1::2]), targets[1::2])
             found.append((loss.item(), test_nll.item()))
-        chosen = torch.tensor(found, dtype=torch.float64)[steps.long() - 1]
-        curves[f"{name}: its loss"] = chosen[:, 0]
-        curves[f"{name}: test nll, {chosen[-1, 1]:.2f} in the end"] = chosen[:, 1]
+        its_loss, test_nll = torch.tensor(found, dtype=torch.float64)[steps - 1].T
+        curves[f"{name}: its loss"] = its_loss
+        curves[f"{name}: test nll, {test_nll[-1]:.2f} in the end"] = test_nll
     return curves
 
 
@@ -173,14 +172,12 @@ def mark_losses(axes: Axes) -> None:
 
 
 def mark_ratios(axes: Axes) -> None:
-    """Write how many times the one gradient is the other, where the model is sure and where not."""
+    """Write how many times the one gradient is the other: 1 / (2 a (1 - a)) for some a."""
     title = "gradient at the logit; below: cross-entropy's in multiples of squared error's"
     axes.set(ylim=(-1.25, 0.05), title=title)
-    places = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
-    binary, squared = gradient_curves(places).values()
-    for a, ratio in zip(places.tolist(), (binary / squared).tolist(), strict=True):
+    for a in (0.01, 0.1, 0.5, 0.9, 0.99):
         height = -1.18 if a in (0.1, 0.9) else -1.1  # two rows, for 0.01 is near 0.1
-        axes.text(a, height, f"{ratio:.3g}x", ha="center", fontsize=9)
+        axes.text(a, height, f"{1 / (2 * a * (1 - a)):.3g}x", ha="center", fontsize=9)
 
 
 def mark_pipelines(axes: Axes) -> None:

@@ -13,11 +13,11 @@ import io
 import json
 import math
 import sys
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
@@ -48,22 +48,19 @@ def calibrate() -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write diagram, figures, row")
     parser.add_argument("--data", default="", metavar="PATH", help="where a run's data is now")
     parser.add_trust()
-    arguments = parser.parse_args()
-    if (arguments.fit_on or arguments.out) and not arguments.logits:
+    given = parser.parse_args()
+    if (given.fit_on or given.out) and not given.logits:
         raise ConfigError("--fit-on and --out need --logits: a run has its own split and diagram")
-    if arguments.logits:
-        rows = {arguments.logits.stem: calibrate_file(arguments.logits, arguments.fit_on)}
-        protocol = f"T fitted on {arguments.fit_on or 'the same rows'}"
+    if given.logits:
+        rows = {given.logits.stem: calibrate_file(given.logits, given.fit_on)}
+        protocol = f"T fitted on {given.fit_on or 'the same rows'}"
     else:
-        rows = {
-            Path(run).name: calibrate_run(run, arguments.trust, arguments.data)
-            for run in arguments.runs
-        }
+        rows = {Path(run).name: calibrate_run(run, given.trust, given.data) for run in given.runs}
         protocol = "test split, T fitted on the calibration split"
     protocol = f"error, ECE and floor in %, ECE with 15 bins; {protocol}"
     try:
-        if arguments.out:
-            write_files(arguments.out, rows, protocol)
+        if given.out:
+            write_files(given.out, rows, protocol)
     finally:
         print_rows(rows, protocol)
 
@@ -104,13 +101,12 @@ def read_logits(file: Path) -> tuple[np.ndarray, np.ndarray]:
         with file.open("rb") as stream:
             if stream.read(6) == b"\x93NUMPY":
                 raise DataError(f"{file}: holds one array; {saved}")
-            with zipfile.ZipFile(stream) as archive:
-                if any(name.endswith("/data.pkl") for name in archive.namelist()):
-                    raise DataError(f"{file}: is torch's own format; torch.load it, and {saved}")
-                if damaged := archive.testzip():  # NumPy may not read as far as the checksum
-                    raise DataError(f"{file}: {damaged} is damaged")
-            stream.seek(0)
-            arrays = np.load(stream, allow_pickle=False)
+            arrays = NpzFile(stream, allow_pickle=False)
+            assert arrays.zip  # it is None once that is closed
+            if any(name.endswith("/data.pkl") for name in arrays.files):
+                raise DataError(f"{file}: is torch's own format; torch.load it, and {saved}")
+            if damaged := arrays.zip.testzip():  # NumPy may not read as far as the checksum
+                raise DataError(f"{file}: {damaged} is damaged")
             found = [arrays[name] for name in ("logits", "labels") if name in arrays]
             others = sorted(set(arrays.files) - {"logits", "labels"})
     except FileNotFoundError:

@@ -60,10 +60,10 @@ def main(task: str = "") -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra's own errors arrive here, to be one line
     if "RANK" not in os.environ:
         sys.exit(run_command(task, script))
-    from training.distributed import first_to_fail, from_main, joined  # torch takes seconds
+    from training.distributed import first_to_fail, joined  # torch takes seconds
 
     with joined() as store:
-        if code := run_command(task, script, from_main, lambda: first_to_fail(store)):
+        if code := run_command(task, script, lambda: first_to_fail(store)):
             sys.exit(code)
 
 
@@ -89,22 +89,18 @@ def train(task: str | Path, *words: str, trusted: Sequence[str] = ()) -> "Traini
 
 
 def run_command(
-    task: str,
-    script: Sequence[str],
-    from_main: Callable[[Callable[[], Any]], Any] = lambda make: make(),
-    is_first_to_fail: Callable[[], bool] = lambda: True,
+    task: str, script: Sequence[str], is_first_to_fail: Callable[[], bool] = lambda: True
 ) -> int:
     """Run, resume or sweep; print an error in one line; return the exit code.
 
     Args:
         task: ngram, vision, or the path of the primary config of another.
         script: the words that start it, before those of the settings.
-        from_main: gives all processes what its argument returns in the first.
         is_first_to_fail: says whether no other process has failed before this one.
     """
     try:
         with handling(stop_now):
-            return _run_command(read_command(task, script, sys.argv[1:]), from_main)
+            return _run_command(read_command(task, script, sys.argv[1:]))
     except (Interrupted, Exception) as error:
         if stop := interruption(error):
             message, code = str(stop), stop.exit_code  # without a message the run has said it
@@ -150,7 +146,7 @@ def words_to_repeat(words: Iterable[str], trusted: Iterable[str]) -> list[str]:
     return trust + [word for word in words if word.startswith("hydra.searchpath=")]
 
 
-def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]) -> int:
+def _run_command(command: Command) -> int:
     task, words = command.task, command.words
     if {"-h", "--help"} & set(words):
         print_help(task)
@@ -169,30 +165,35 @@ def _run_command(command: Command, from_main: Callable[[Callable[[], Any]], Any]
             raise Interrupted(came[0], how_jobs_stand(folder))
         return summarize(folder, [*command.again, "-m", *words])
     if prints:
-        said = io.StringIO()
         try:
-            with redirect_stderr(said):
+            with redirect_stderr(io.StringIO()) as said:
                 _run_hydra(command, words)
         except SystemExit as stop:
             if stop.code:  # Hydra's own parser prints its usage first
                 raise ConfigError(said.getvalue().split("error: ")[-1]) from stop
     else:
-        _run_once(command, from_main)
+        _run_once(command)
     return 0
 
 
-def _run_once(
-    command: Command, from_main: Callable[[Callable[[], Any]], Any] = lambda make: make()
-) -> "TrainingRun":
+def _run_once(command: Command) -> "TrainingRun":
     task, words = command.task, command.words
-    if resumed := from_main(lambda: run_to_resume(words, task)):
-        folder, how = resumed
-        return _run(command, folder=folder, guarded=True, resumed=True, **how)
+    if resumed := _from_first_process(lambda: run_to_resume(words, task)):
+        return _run(command, **resumed)
     cfg, hydra_cfg = settings_of(task, words)
     if hydra_cfg.sweeper.params:
         raise ConfigError(f"{' '.join(words)}: is a sweep; add -m")
-    folder = Path(from_main(lambda: hydra_cfg.run.dir))
+    folder = Path(_from_first_process(lambda: hydra_cfg.run.dir))
     return _run(command, cfg, folder, loss=hydra_cfg.runtime.choices["loss"])
+
+
+def _from_first_process(make: Callable[[], Any]) -> Any:
+    """Return what `make` gives; to all processes of torchrun what it gives in the first."""
+    if "RANK" not in os.environ:
+        return make()
+    from training.distributed import from_main  # torch takes seconds
+
+    return from_main(make)
 
 
 def _run_hydra(command: Command, words: list[str]) -> None:

@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
@@ -95,19 +94,15 @@ def chart(width: float, draw: Callable[..., None], *what: object) -> str:
 def draw_curves(axes: Axes, comparison: Comparison, tag: str) -> None:
     """Draw one figure of all rows over the steps: mean and range over seeds, where all have it."""
     for i, row in enumerate(comparison.rows):
-        by_step: dict[int, list[float]] = {}
-        for run in row.runs:
-            for step, value in run.curves.get(tag, ()):
-                by_step.setdefault(step, []).append(value)
-        steps = sorted(step for step, values in by_step.items() if len(values) == len(row.runs))
+        logged = [dict(run.curves.get(tag, ())) for run in row.runs]
+        steps = sorted(set.intersection(*map(set, logged)))
         steps = steps[:: -(len(steps) // POINTS + 1)]  # from the last
-        means = [fmean(by_step[step]) for step in steps]
+        values = np.array([[curve[step] for step in steps] for curve in logged])  # (runs, steps)
         color, style, order = look(comparison, i)
         # a line through one point would not be seen
         marker = "o" if len(steps) == 1 else ""
-        axes.plot(steps, means, color=color, ls=style, marker=marker, zorder=order)
-        low, high = ([end(by_step[step]) for step in steps] for end in (min, max))
-        axes.fill_between(steps, low, high, color=color, alpha=0.1, lw=0)
+        axes.plot(steps, values.mean(0), color=color, ls=style, marker=marker, zorder=order)
+        axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.1, lw=0)
     axes.set(title=f"{tag} (not comparable)" if tag == "train/loss" else tag, xlabel="step")
     drawn = np.concatenate([line.get_ydata() for line in axes.lines])
     positive = drawn[drawn > 0]
@@ -122,10 +117,8 @@ def pooled(row: Row) -> FloatArray:
 
     Bins of fewer than `FEWEST` predictions are left out.
     """
-    tables = [t for run in row.runs if (t := read_examples(run.folder)) is not None]
-    if not tables:
-        return np.empty((0, 2))
-    table = np.asarray(np.concatenate(tables), np.float64)
+    tables = [read_examples(run.folder) for run in row.runs]
+    table = np.concatenate([np.empty((0, 3)), *(t for t in tables if t is not None)])  # in float64
     table = table[~np.isnan(table[:, 2])]
     bins = bins_of(table[:, 2])
     count = np.bincount(bins, minlength=NUM_BINS)

@@ -47,12 +47,11 @@ def draw_rates(tried: Iterable[Tried], path: Path) -> None:
     figure = Figure(figsize=(8, 4.8), dpi=120, layout="constrained")
     axes = figure.subplots()
     for i, (label, _, means) in enumerate(tried):
-        style = ".-" if i < 10 else ".:"  # there are ten colours
-        (line,) = axes.plot(
-            *zip(*means.items(), strict=True), style, label=label.replace("$", r"\$")
-        )
-        best = min(means, key=means.__getitem__)
-        axes.plot(best, means[best], "o", markersize=10, color=line.get_color())
+        color, style = f"C{i % 10}", ".-" if i < 10 else ".:"  # there are ten colours
+        name = label.replace("$", r"\$")
+        axes.plot([*means], [*means.values()], style, color=color, label=name)
+        best = best_rate(means)
+        axes.plot(best, means[best], "o", markersize=10, color=color)
     axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="val nll (dot: the best)")
     ticks = sorted({rate for _, _, means in tried for rate in means})
     axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
@@ -63,6 +62,11 @@ def draw_rates(tried: Iterable[Tried], path: Path) -> None:
     figure.savefig(path)
 
 
+def best_rate(means: dict[float, float]) -> float:
+    """Return the learning rate of the lowest val nll."""
+    return min(means, key=means.__getitem__)
+
+
 def beyond_edges(tried: Iterable[Tried]) -> dict[str, list[str]]:
     """Return losses whose best rate is the lowest or highest tried, by the two to try next.
 
@@ -70,7 +74,7 @@ def beyond_edges(tried: Iterable[Tried]) -> dict[str, list[str]]:
     """
     losses: dict[str, list[str]] = {}
     for _, loss, means in tried:
-        best, low, high = min(means, key=means.__getitem__), min(means), max(means)
+        best, low, high = best_rate(means), min(means), max(means)
         if best in (low, high):
             step = (high / low) ** (1 / (len(means) - 1))
             more = [best * step**k if best == high else best / step**k for k in (1, 2)]
@@ -86,13 +90,10 @@ def edge_lines(tried: Sequence[Tried], again: Sequence[str]) -> Iterator[str]:
         tried: as `tried_rates` returns it.
         again: the words that started the sweep.
     """
-    names = [
-        f"{label} {best:g}"
-        for label, _, means in tried
-        if (best := min(means, key=means.__getitem__)) in (min(means), max(means))
-    ]
-    if names:
-        yield f"\nbest at the edge of the rates tried: {'; '.join(names)}; to try more:"
+    at_edge = [each for each in tried if beyond_edges([each])]
+    if at_edge:
+        names = "; ".join(f"{label} {best_rate(means):g}" for label, _, means in at_edge)
+        yield f"\nbest at the edge of the rates tried: {names}; to try more:"
     kept = [word for word in again if word.split("=")[0] not in ("loss", SETTING)]
     for rates, losses in beyond_edges(tried).items():
         yield shlex.join([*kept, f"loss={','.join(losses)}", f"{SETTING}={rates}"])

@@ -21,8 +21,8 @@ SOURCE = rf"(?!({'|'.join(SOURCES)})$)"
 STRUCTURAL = re.compile(rf"{SOURCE}(task|seed|(data|model|loss)\..*|optimizer\._target_)$")
 
 
-def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, dict[str, Any]] | None:
-    """Return the folder that `resume=` names, if there is one, and arguments of `start`."""
+def run_to_resume(words: Sequence[str], task: str) -> dict[str, Any] | None:
+    """Return the arguments of `start` that go on with the run that `resume=` names, if it does."""
     given = [word.removeprefix("resume=") for word in words if word.startswith("resume=")]
     if not given or given[-1] in ("", "null"):
         return None
@@ -34,7 +34,8 @@ def run_to_resume(words: Sequence[str], task: str) -> tuple[Path, dict[str, Any]
     if not isinstance(run, dict) or not isinstance(run.get("loss"), str):
         raise CheckpointError(f"{folder / STATUS}: does not say what the run is; train it again")
     own = [parse(word).key_or_group for word in settings]
-    return folder, {"cfg": cfg, "loss": run["loss"], "own": own}
+    how = {"loss": run["loss"], "own": own, "guarded": True, "resumed": True}
+    return {"cfg": cfg, "folder": folder, **how}
 
 
 def newest_unfinished(task: str) -> Path:

@@ -123,8 +123,7 @@ def refuse_flags(words: Sequence[str], task: str) -> None:
             name, _, value = word.lstrip("-").partition("=")
             value = value or ("VALUE" if "=" in following else following)
             known = [*options(task), *leaves(compose(task))]
-            meant = did_you_mean(name.replace("-", "_"), known)
-            if meant:
+            if meant := did_you_mean(name.replace("-", "_"), known):
                 raise ConfigError(f"{word}: no such flag{meant.removesuffix('?')}={value}?")
 
 
