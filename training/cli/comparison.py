@@ -92,9 +92,7 @@ def _compare_task(runs: Sequence[RunRecord]) -> Comparison:
     if baseline:
         others = {row.label: row.runs for row in compared if row is not baseline}
         found, verdict = differences_to(baseline.runs, baseline.label, others)
-        rows = [
-            replace(r, differences=found.get(r.label, {})) if r in compared else r for r in rows
-        ]
+        rows = [r if r.excluded else replace(r, differences=found.get(r.label, {})) for r in rows]
         if found:
             legend += f"; *: differs from {baseline.label} by more than the noise of seeds and test"
             legend += f" examples (p < {SIGNIFICANCE}, by Holm's method over the rows)"

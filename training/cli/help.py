@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -78,5 +77,5 @@ def _comments(file: Path) -> dict[str, str]:
     """Return the comment behind each setting of a file, by key: it is read as if the value."""
     text = file.read_text(encoding="utf-8")
     text = re.sub(r"(?m)^( *\w+: ).*?( # [^$\n]*)$", lambda m: m[1] + json.dumps(m[2]), text)
-    found = leaves(DictConfig(yaml.safe_load(text) or {}))
+    found = leaves(yaml.safe_load(text) or {})
     return {key: str(value)[3:] for key, value in found.items() if str(value).startswith(" # ")}

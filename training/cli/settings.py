@@ -241,8 +241,7 @@ def hint(key: str, known: Iterable[str], task: str) -> str:
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return "; did you mean ...?", or nothing where no name is near."""
     last = name.rsplit(".", 1)[-1]  # the right word, but in the wrong group
-    near = [k for k in known if k.rsplit(".", 1)[-1] == last]
-    by_last = {key.rsplit(".", 1)[-1]: key for key in known}
-    near = near or difflib.get_close_matches(name, known, n=1)
+    by_last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}  # of several, the first
+    near = [by_last[last]] if last in by_last else difflib.get_close_matches(name, known, n=1)
     near = near or [by_last[key] for key in difflib.get_close_matches(last, by_last, 1, 0.8)]
     return f"; did you mean {near[0]}?" if near else ""
