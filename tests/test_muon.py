@@ -1,5 +1,6 @@
 """Muon: its directions, its steps, what it takes of a model, and a run that goes on with it."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from training.cli.resume import resumed_settings
+from training.errors import DivergedError
 from training.finite_check import FiniteCheck
 from training.muon import Muon, orthogonal
 from training.run.build import build_parts
@@ -126,6 +128,16 @@ def test_it_takes_the_matrices_between_the_first_and_the_last_and_no_embedding(
     task, settings, names
 ):
     assert taken(task, *settings) == names
+
+
+def test_where_it_diverges_both_rates_are_named_and_both_are_lowered(tmp_path):
+    cfg = compose(*RUN, "optimizer=muon", "optimizer.adamw_lr=1e30", "trainer.clip_norm=0")
+
+    with pytest.raises(DivergedError) as stopped:
+        start(cfg, tmp_path / "run")
+
+    shown = r"learning rate \S+ and \S+e\+29; try optimizer.lr=0.01 optimizer.adamw_lr=1e\+29"
+    assert re.search(shown, str(stopped.value))
 
 
 def test_zeros_stay_zeros_and_what_has_no_gradient_stays():

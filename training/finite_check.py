@@ -64,10 +64,10 @@ class FiniteCheck:
         tensors |= {f"gradient {n}": p.grad for n, p in parameters.items() if p.grad is not None}
         bad = (name for name, tensor in tensors.items() if not tensor.isfinite().all())
         first = next(bad, "norm of the gradient")
-        lr = training.optimizer.param_groups[0]["lr"]
+        now, lower = training.rates()
         clip = "" if 0 < training.settings.clip_norm <= 1 else " trainer.clip_norm=1"
         return DivergedError(
             f"stopped before step {step + 1}: loss {loss.item():g}, first bad tensor {first}, at"
-            f" learning rate {lr:g}; try optimizer.lr={training.base_lrs[0] / 10:g},{clip}"
+            f" learning rate {now}; try {lower},{clip}"
             " or more scheduler.warmup_steps"
         )

@@ -112,6 +112,15 @@ class Training:
         device = next(self.model.parameters()).device
         self.finite_check = FiniteCheck(self, device)
 
+    def rates(self) -> tuple[str, str]:
+        """Return the learning rates now, and settings that make all of them a tenth, in words."""
+        groups = self.optimizer.param_groups
+        now = dict.fromkeys(f"{group['lr']:g}" for group in groups)
+        lower = {
+            g.get("setting", "lr"): lr / 10 for g, lr in zip(groups, self.base_lrs, strict=True)
+        }
+        return " and ".join(now), " ".join(f"optimizer.{name}={lr:g}" for name, lr in lower.items())
+
     def num_steps(self, num_examples: int) -> int:
         """Return the steps of the whole run: those made, and those that are left to make.
 

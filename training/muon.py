@@ -55,7 +55,10 @@ class Muon(AdamW):  # type: ignore[misc, valid-type]  # mypy takes no class that
         inner = [p for p in parameters if p.ndim >= 2][1:-1]
         matrices = {p: None for p in inner if not getattr(p, "is_embedding", False)}
         others = [p for p in parameters if p not in matrices]
-        groups = [{"params": [*matrices], "lr": lr, "momentum": momentum}, {"params": others}]
+        groups = [
+            {"params": [*matrices], "lr": lr, "momentum": momentum},
+            {"params": others, "setting": "adamw_lr"},
+        ]
         super().__init__(groups, adamw_lr, (betas[0], betas[1]), eps, weight_decay, fused=True)
         self._step_supports_amp_scaling = False  # `step` reads no mask: training/finite_check.py
 

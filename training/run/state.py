@@ -83,10 +83,10 @@ class TrainingRun:
 def check_weights(training: Training) -> None:
     """Stop where an update left weights that are not finite: they are never written."""
     if bad := checkpoint.first_bad(training.model):
-        lr = training.optimizer.param_groups[0]["lr"]
+        now, lower = training.rates()
         raise DivergedError(
-            f"stopped at step {training.step}: weight {bad} is not finite at learning rate {lr:g};"
-            f" try optimizer.lr={training.base_lrs[0] / 10:g}"
+            f"stopped at step {training.step}: weight {bad} is not finite at learning rate {now};"
+            f" try {lower}"
         )
 
 
