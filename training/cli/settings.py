@@ -55,11 +55,10 @@ def place_of(task: str) -> tuple[Path, str]:
     file with `task:` (its name, as the file's), `data:`, `model:`, `report:` and `table:`, whose
     defaults list takes the rest from `configs/`. Folders beside it are groups of options.
     """
-    path = Path(task).absolute()
-    is_task = task.endswith(".yaml") and path.is_file()
     if (CONFIGS / task).is_dir() and (CONFIGS / f"{task}.yaml").is_file():
-        path, is_task = CONFIGS / task / f"{task}.yaml", True
-    if not is_task:
+        return CONFIGS / task, task
+    path = Path(task).absolute()
+    if not task.endswith(".yaml") or not path.is_file():
         raise ConfigError(f"{task}: no such task; give ngram, vision or the path of NAME.yaml")
     return path.parent, path.stem
 
