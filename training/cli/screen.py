@@ -38,6 +38,5 @@ def keep_printing() -> None:
             binary = io.BufferedWriter(cast(io.FileIO, Screen(number, "w", closefd=False)))
             encoding = stream.encoding if stream else "utf-8"
             by_line = number == 2 or os.isatty(number)
-            setattr(
-                sys, name, io.TextIOWrapper(binary, encoding, "backslashreplace", None, by_line)
-            )
+            text = io.TextIOWrapper(binary, encoding, "backslashreplace", None, by_line)
+            setattr(sys, name, text)

@@ -15,13 +15,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_trust(self) -> None:
         """Add `--trust`, for a script that builds the classes which a run folder names."""
-        self.add_argument(
-            "--trust",
-            action="append",
-            default=[],
-            metavar="PACKAGE",
-            help="a package of your own that the run's settings may name; may be repeated",
-        )
+        what = "a package of your own that the run's settings may name; may be repeated"
+        self.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=what)
 
     def error(self, message: str) -> NoReturn:
         """Raise the mistake, so that `run_script` prints it."""
