@@ -162,6 +162,17 @@ def test_a_row_that_is_the_baseline_bit_for_bit_is_no_measure_of_noise(outputs):
     assert "nll 0.0000" not in only([outputs]).verdict[-1]
 
 
+def test_no_share_of_right_answers_could_have_differed_by_more_than_100_points(outputs):
+    for seed, right in ((1, 0), (2, 200), (3, 100)):
+        folder = write_run(outputs / f"bce-seed{seed}", "bce", seed, nll=4.0)
+        rows = np.stack([4.0 + SPREAD_OF_ROWS, np.arange(200) < right, [0.35] * 200], 1)
+        np.save(folder / "examples.npy", rows.astype(np.float32))
+
+    rest = only([outputs]).verdict[-1]
+
+    assert "accuracy 100.00 points" in rest
+
+
 @pytest.mark.parametrize(("loss", "verdict"), [
     ("cross_entropy", "there is nothing to hold against cross_entropy"),
     ("mse", "no difference can be told: no run of the baseline (cross_entropy) is here"),

@@ -178,8 +178,9 @@ def _beyond_noise(found: Mapping[str, Differences], label: str, num_seeds: int) 
             shown = [f"{name} by {form.format(size).rstrip('%')}" for size, name in sizes]
             if shown:
                 yield f"{word} than {label} beyond noise, in {heading}: {'; '.join(shown)}{unit}"
-        # a row whose runs are the baseline's, bit for bit, has no noise
-        if least := sorted(filter(None, (each.smallest() for each in tested.values()))):
+        largest = math.inf if figure == "nll" else 1.0  # by which two shares can differ
+        seen = (min(each.smallest(), largest) for each in tested.values())
+        if least := sorted(filter(None, seen)):  # 0: its runs are the baseline's, bit for bit
             ends = dict.fromkeys(form.format(size).rstrip("%") for size in (least[0], least[-1]))
             smallest.append(f"{heading} {' to '.join(ends)}{unit}")
     if any(found.values()):
