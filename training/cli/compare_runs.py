@@ -47,5 +47,4 @@ def compare_and_write() -> None:
         raise ConfigError(f"--out: cannot be written ({error}); give another folder") from error
     finally:
         print_comparisons(comparisons)
-    for file in files:
-        print(file)
+    print(*files, sep="\n")
