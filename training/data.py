@@ -1,13 +1,13 @@
 """The data contract: what a task hands to the shared loop."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from training.errors import DataError, check_setting
 
@@ -119,10 +119,9 @@ class Splits:
         digest = hashlib.sha256(repr(self.class_names).encode())
         for split in (getattr(self, name) for name in NAMES):
             for tensor in (split.inputs, split.targets):
+                content = tensor.detach().cpu().flatten().contiguous().view(torch.uint8)
                 digest.update(repr((tensor.shape, tensor.dtype)).encode())
-                digest.update(
-                    tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data
-                )
+                digest.update(content.numpy().data)
         return digest.hexdigest()
 
 
@@ -176,15 +175,12 @@ def make_splits(
 
 
 def _read(name: str, examples: Examples) -> Split:
+    pair: Any = examples
     try:
         if isinstance(examples, Dataset):
-            items = [examples[i] for i in range(len(examples))]  # type: ignore[arg-type]
-            columns = zip(*items, strict=True)
-            parts: Iterable[Any] = (torch.stack([*map(torch.as_tensor, c)]) for c in columns)
-        else:
-            parts = examples
-        inputs, targets = map(torch.as_tensor, parts)
-    except (TypeError, ValueError, RuntimeError) as error:
+            pair = default_collate([examples[i] for i in range(len(examples))])  # type: ignore[arg-type]
+        inputs, targets = map(torch.as_tensor, pair)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
             f"{name} must be a pair (inputs, targets) of tensors or arrays, or a Dataset of such"
             f" pairs ({str(error).splitlines()[0]})"

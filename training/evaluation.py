@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from losses import ClassificationLoss
 from metrics import (
@@ -88,6 +91,11 @@ def has_features_and_head(model: nn.Module) -> bool:
     features = getattr(model, "features", None)
     is_method = callable(features) and not isinstance(features, nn.Module)
     return is_method and isinstance(getattr(model, "head", None), nn.Module)
+
+
+def on_trial(model: nn.Module) -> Callable[[Tensor], Any]:
+    """Return the model with copies of its buffers, such as running means: none changes."""
+    return partial(functional_call, model, {n: b.clone() for n, b in model.named_buffers()})
 
 
 def logits_of(

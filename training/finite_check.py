@@ -42,9 +42,8 @@ class FiniteCheck:
                 raise self._diverged(self.training.step, loss, inputs=inputs, outputs=outputs)
             return
         loss = loss.detach()
-        this_step = float(self.training.step)
         is_good = torch.stack([loss, *norms]).isfinite().all()
-        step = torch.where(is_good, torch.inf, this_step)
+        step = torch.where(is_good, torch.inf, float(self.training.step))
         self.bad_loss = torch.where(self.first_bad_step.isfinite(), self.bad_loss, loss)
         self.first_bad_step = torch.minimum(self.first_bad_step, step)
         found_inf = self.first_bad_step.isfinite().float()
@@ -68,6 +67,5 @@ class FiniteCheck:
         clip = "" if 0 < training.settings.clip_norm <= 1 else " trainer.clip_norm=1"
         return DivergedError(
             f"stopped before step {step + 1}: loss {loss.item():g}, first bad tensor {first}, at"
-            f" learning rate {now}; try {lower},{clip}"
-            " or more scheduler.warmup_steps"
+            f" learning rate {now}; try {lower},{clip} or more scheduler.warmup_steps"
         )

@@ -140,11 +140,10 @@ class Training:
         n, settings = len(split), self.settings
         num_steps = self.num_steps(n)
         limit = min(n, settings.steps_per_epoch(n) * settings.batch_size)
-        starts = range(self.visited, limit, settings.batch_size)
-        ends = [min(limit, start + settings.batch_size) for start in starts]
-        shares = [slice(*own_share(start, end)) for start, end in zip(starts, ends, strict=True)]
-        lr_factors = [self.schedule(self.step + i, num_steps) for i in range(len(starts))]
         if settings.shuffle:
             order = epoch_order(n, self.seed, self.epoch)[:limit].to(split.targets.device)
-        for start, end, rows, lr_factor in zip(starts, ends, shares, lr_factors, strict=True):
+        for start in range(self.visited, limit, settings.batch_size):
+            end = min(limit, start + settings.batch_size)
+            rows = slice(*own_share(start, end))
+            lr_factor = self.schedule(self.step, num_steps)
             yield lr_factor, order[rows] if settings.shuffle else rows, end - start

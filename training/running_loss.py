@@ -1,6 +1,7 @@
 """A mean loss: of the epoch under way, or of the steps since one was last logged."""
 
 import time
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from training.loop import Update
 
 
+@dataclass
 class RunningLoss:
     """Sums of totals and normalisers, examples per second, and the norm of the last gradient.
 
@@ -15,15 +17,12 @@ class RunningLoss:
     device reading each step would stall its queue, so they stay there as float64 tensors.
     """
 
-    def __init__(
-        self, total: float = 0.0, normaliser: float = 0.0, examples: int = 0, norm: float = 0.0
-    ) -> None:
-        self.total: float | Tensor = total
-        self.normaliser: float | Tensor = normaliser
-        self.examples = examples
-        self.norm = norm
-        self.norms: list[Tensor] = []
-        self.start = time.perf_counter()
+    total: float | Tensor = 0.0
+    normaliser: float | Tensor = 0.0
+    examples: int = 0
+    norm: float = 0.0
+    norms: list[Tensor] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
 
     def add(self, update: Update) -> None:
         """Add the sums of an update."""

@@ -44,7 +44,7 @@ MUTANTS = [
     ),
     Mutant("the step is not restored", STATE, '("step", "epoch", "vis', '("epoch", "vis', SAME),
     Mutant("the epoch is not restored", STATE, '("step", "epoch", "vis', '("step", "vis', SAME),
-    Mutant("the position is not restored", STATE, '"epoch", "visited"):', '"epoch"):', SAME),
+    Mutant("the position is not restored", STATE, '"epoch", "visited")', '"epoch")', SAME),
     Mutant(
         "the window is not restored",
         STATE,
@@ -125,8 +125,8 @@ MUTANTS = [
     Mutant(
         "the schedule starts anew",
         LOOP,
-        "self.schedule(self.step + i, num_steps)",
-        "self.schedule(i, num_steps)",
+        "self.schedule(self.step, num_steps)",
+        "self.schedule(start // settings.batch_size, num_steps)",
         SAME,
     ),
     Mutant("the order ignores the epoch", "training/data.py", '"order", epoch', '"order"', "order"),

@@ -18,7 +18,7 @@ from metrics import Metrics
 from training.data import Split, Splits, stream_seed
 from training.distributed import from_main, local_rank, rank, world_size
 from training.errors import ConfigError, DataError, first_line
-from training.evaluation import has_features_and_head
+from training.evaluation import has_features_and_head, on_trial
 from training.loop import Training
 from training.run.figures import COLUMNS
 from training.run.finished import FinishedRun
@@ -145,12 +145,9 @@ def try_model(model: nn.Module, splits: Splits) -> Tensor:
     name = type(model).__name__
     given = f"for inputs {tuple(inputs.shape)} and targets {tuple(targets.shape)}"
     expected = (len(inputs), splits.num_classes, *targets.shape[1:])
-    buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
     devices = [] if inputs.device.type == "cpu" else [inputs.device]
     with torch.random.fork_rng(devices, device_type=inputs.device.type):
-        trained = called(model.train(), inputs, name)
-    for key, buffer in model.named_buffers():  # such as running means, which a step changes
-        buffer.copy_(buffers[key])
+        trained = called(on_trial(model.train()), inputs, name)
     with torch.no_grad():
         logits = called(model.eval(), inputs, name)
     for output in (logits, trained):

@@ -57,9 +57,8 @@ def check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("holds compressed records, torch writes none")
-        bad = archive.testzip()
-    if bad:
-        raise ValueError(f"checksum of {bad} is wrong")
+        if bad := archive.testzip():
+            raise ValueError(f"checksum of {bad} is wrong")
 
 
 def check_tensors(state: Any) -> None:

@@ -72,8 +72,7 @@ class Evidence:
     def is_weighted(self) -> bool:
         """Say whether the loss has weights, or knows the classes' shares otherwise."""
         names = ("loss.weight", "loss.class_counts")
-        given = (value for name, value in self.settings.items() if name.startswith(names))
-        return any(value is not None for value in given)
+        return any(v is not None for name, v in self.settings.items() if name.startswith(names))
 
     def smoothed(self) -> str:
         """Return the change to a loss that wrong labels disturb less, if it is another."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.errors import DataError
+from training.errors import DataError, first_line
 from training.run.folder import write_file
 
 EXAMPLES = "examples.npy"
@@ -42,6 +42,7 @@ def read_examples(folder: Path) -> NDArray[np.float32] | None:
         if not (shares.all(1) | np.isnan(table).all(1)).all():
             raise ValueError("a correctness or confidence is not from 0 to 1")
     except Exception as error:  # a damaged file raises a dozen different types
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{path}: cannot be read ({reason}); leave the run out") from error
+        raise DataError(
+            f"{path}: cannot be read ({first_line(error)}); leave the run out"
+        ) from error
     return table

@@ -11,14 +11,15 @@ from rich.progress import Progress
 from metrics import MetricsReport, PerExample
 from training.distributed import agreed_signal, from_main
 from training.errors import UserError, warn
-from training.evaluation import evaluate, recalibrate
+from training.evaluation import evaluate, on_trial, recalibrate
 from training.loop import train_epoch
 from training.run.checkpoint import BEST, load_checkpoint, load_weights, save_checkpoint
 from training.run.diagnosis import diagnosis
 from training.run.examples import MAX_ROWS, write_examples
+from training.run.figures import markdown_rows
 from training.run.folder import from_here, tensorboard_on
 from training.run.log import RunLog
-from training.run.report import Report, ReportContext, markdown_table, print_table
+from training.run.report import Report, ReportContext, print_table, table_of
 from training.run.state import TrainingRun, check_weights, save
 from training.run.untrusted import printable
 from training.running_loss import RunningLoss
@@ -124,13 +125,10 @@ def explain(run: TrainingRun, train_loss: float, val: dict[str, float]) -> None:
 @torch.no_grad()
 def only_in_training(run: TrainingRun) -> list[str]:
     """Name what makes training harder than an evaluation, by trying it on a few examples."""
-    rows, model = slice(0, 8), run.model.train()
+    rows, model = slice(0, 8), on_trial(run.model.train())
     inputs, changed = run.splits.train.batch(rows)[0], run.splits.train.batch(rows, epoch=1)[0]
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng():
         one, other = model(inputs), model(inputs)
-    for name, buffer in model.named_buffers():  # such as running means, which a pass changes
-        buffer.copy_(buffers[name])
     found = {"dropout or other noise": (one, other), "augmented examples": (inputs, changed)}
     return [name for name, pair in found.items() if not torch.equal(*pair)]
 
@@ -215,11 +213,11 @@ def finish(run: TrainingRun) -> None:
     if run.best_epoch:
         of = f"{chosen_by(run)} nll {run.best:.4f}"
         console.print(f"{name}: the weights of epoch {run.best_epoch}, which has the lowest {of}")
-    print_table(console, rows, run.identity["table"])
+    cells = table_of(rows, run.identity["table"])
+    print_table(console, cells)
     if measured.fit and measured.fit.kept_because:
         console.print(f"T = 1 is kept: {measured.fit.kept_because}")
-    table = markdown_table(rows, run.identity["table"])
-    run.log.events.add_text("results", table, training.step)
+    run.log.events.add_text("results", markdown_rows(cells), training.step)
     for each in reports:
         if each.text:
             console.print("\n" + printable(each.text, keep="\n\t"))

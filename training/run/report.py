@@ -9,7 +9,7 @@ from torch import nn
 
 from losses import ClassificationLoss
 from training.data import Splits
-from training.run.figures import COLUMNS, markdown_rows
+from training.run.figures import COLUMNS
 from training.run.log import RunLog
 from training.run.untrusted import printable
 
@@ -38,22 +38,17 @@ class Report:
 Reporter = Callable[[ReportContext], Report]
 
 
-def print_table(console: Console, rows: dict[str, dict[str, float]], columns: list[str]) -> None:
-    """Print rows of metrics; a column that no row has is left out."""
-    headings, *cells = _cells(rows, columns)
+def print_table(console: Console, cells: list[list[str]]) -> None:
+    """Print headings and rows."""
+    headings, *rows = cells
     table = Table("", *(Column(heading, justify="right") for heading in headings[1:]))
-    for row in cells:
+    for row in rows:
         table.add_row(*row)
     console.print(table)
 
 
-def markdown_table(rows: dict[str, dict[str, float]], columns: list[str]) -> str:
-    """Return the same table as text, as TensorBoard shows it."""
-    return markdown_rows(_cells(rows, columns))
-
-
-def _cells(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
-    """Return the headings and the cells of each row, the label first."""
+def table_of(rows: dict[str, dict[str, float]], columns: list[str]) -> list[list[str]]:
+    """Return headings and rows of metrics, the label first, without columns that no row has."""
     shown = [name for name in columns if any(name in row for row in rows.values())]
     cells = [["", *(COLUMNS[name][0] for name in shown)]]
     for label, row in rows.items():

@@ -21,6 +21,9 @@ from training.run.report import Reporter
 from training.run.signals import Interrupted
 from training.running_loss import RunningLoss
 
+OF_TRAINING = ("step", "epoch", "visited")  # what a checkpoint keeps of `Training`
+OF_RUN = ("finished", "best", "best_step", "best_epoch")  # and of `TrainingRun`
+
 
 def clock() -> dict[str, float]:
     """Return the seconds by the clock and of CPU, each since some moment."""
@@ -109,17 +112,12 @@ def run_state(run: TrainingRun) -> dict[str, Any]:
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "optimizer_class": type(training.optimizer).__name__,
-        "step": training.step,
-        "epoch": training.epoch,
-        "visited": training.visited,
+        **{name: getattr(training, name) for name in OF_TRAINING},
         "epoch_loss": run.epoch_loss.state(),
         "window": run.window.state(),
         "random": from_all({kind: source.get_rng_state() for kind, source in sources.items()}),
         "machine": machine(training),
-        "finished": run.finished,
-        "best": run.best,
-        "best_step": run.best_step,
-        "best_epoch": run.best_epoch,
+        **{name: getattr(run, name) for name in OF_RUN},
         "seconds": run.seconds(),
         "log": run.log.flush(durable=True) if run.log else {},
     }
@@ -166,10 +164,10 @@ def restore(run: TrainingRun, state: dict[str, Any]) -> None:
         group["lr"] = stored["lr"]  # of the last step, which may still have to be logged
     optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
     checkpoint.check_optimizer(optimizer, path)
-    for name in ("step", "epoch", "visited"):
+    for name in OF_TRAINING:
         setattr(training, name, state[name])
     run.epoch_loss, run.window = RunningLoss(*state["epoch_loss"]), RunningLoss(*state["window"])
-    for name in ("finished", "best", "best_step", "best_epoch"):
+    for name in OF_RUN:
         setattr(run, name, state[name])
     run.started = {name: now - state["seconds"][name] for name, now in clock().items()}
     if rank() < len(state["random"]):
