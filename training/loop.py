@@ -109,8 +109,8 @@ class Training:
         if world_size() > 1:
             self.called_model = ParallelModel(self.called_model)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        device = next(self.model.parameters()).device
-        self.finite_check = FiniteCheck(self, device)
+        self.device = next(self.model.parameters()).device
+        self.finite_check = FiniteCheck(self, self.device)
 
     def rates(self) -> tuple[str, str]:
         """Return the learning rates now, and settings that make all of them a tenth, in words."""

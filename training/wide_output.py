@@ -45,10 +45,7 @@ def sums_by_blocks(
     `forward` only.
     """
     head: Any = training.model.head
-    bf16 = training.settings.precision == "bf16"
-    dtype = torch.bfloat16 if bf16 else features.dtype
-    arguments = (head.weight, head.bias, training.loss_fn, targets, inputs, dtype)
-    return _SumsByBlocks.apply(features, *arguments)
+    return _SumsByBlocks.apply(features, head.weight, head.bias, training, targets, inputs)
 
 
 class _SumsByBlocks(torch.autograd.Function):
@@ -67,12 +64,12 @@ class _SumsByBlocks(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        loss_fn: ClassificationLoss,
+        training: "Training",
         targets: Tensor,
         inputs: Tensor,
-        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         n, num_classes = len(features), len(weight)
+        dtype = torch.bfloat16 if training.settings.precision == "bf16" else features.dtype
         rows = cached_rows(num_classes, weight.device)
         block_rows = max(BLOCK_ROWS * weight.itemsize // dtype.itemsize, rows)
         x, w = features.to(dtype), weight.to(dtype)
@@ -89,7 +86,7 @@ class _SumsByBlocks(torch.autograd.Function):
             for z, target, given in pieces(rows, logits, targets[block], inputs[block]):
                 leaf = z.detach().requires_grad_()
                 with torch.enable_grad():
-                    sums = loss_fn.sums(leaf, target, given)
+                    sums = training.loss_fn.sums(leaf, target, given)
                 z.copy_(torch.autograd.grad(sums[0], leaf)[0])
                 d_bias += z.sum(0, dtype=d_bias.dtype)
                 total += sums[0].detach()
@@ -111,4 +108,4 @@ class _SumsByBlocks(torch.autograd.Function):
         d_features, d_weight, d_bias = ctx.gradients
         del ctx.gradients  # autograd keeps what nobody else holds, and copies the rest
         d_bias = None if d_bias is None else d_bias.mul_(outer)
-        return d_features.mul_(outer), d_weight.mul_(outer), d_bias, None, None, None, None
+        return d_features.mul_(outer), d_weight.mul_(outer), d_bias, None, None, None

@@ -578,8 +578,8 @@ MUTANTS = [
     Mutant(
         "many classes ignore bf16",
         WIDE,
-        'bf16 = training.settings.precision == "bf16"',
-        "bf16 = False",
+        'training.settings.precision == "bf16"',
+        "False",
         "blocks_are_computed_in_bf16",
     ),
     Mutant(

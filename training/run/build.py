@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from losses import ClassificationLoss
 from metrics import Metrics
@@ -82,33 +82,39 @@ def build_parts(
 ) -> tuple[nn.Module, ClassificationLoss, torch.optim.Optimizer, Any]:
     """Return model, loss, optimizer and schedule; `cfg` has the facts of the data.
 
+    The training `split` is for models that have to see inputs before they are trained.
+    """
+    model = make(cfg.model, kind=nn.Module).to(device)
+    if split is not None:
+        prepare(model, split)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.weight.is_embedding = True  # type: ignore[attr-defined]  # for training/muon.py
+    parameters = list(model.parameters())
+    if any(map(is_lazy, parameters)):  # until there is data
+        parameters = [nn.Parameter(torch.zeros(1))]
+    loss_fn = build_loss(cfg, make).to(device)
+    optimizer = make(cfg.optimizer, call_with=[parameters])
+    return model, loss_fn, optimizer, make(cfg.scheduler)
+
+
+@torch.no_grad()
+def prepare(model: nn.Module, split: Split) -> None:
+    """Show the model inputs, if it has to see them before it is trained.
+
     A model that is lazy gets its sizes, and its initial weights, from a pass over the first example
     of the training `split`. One that has a method `prepare` is called with inputs from all over it,
     about 2^21 numbers; weights from a checkpoint replace what it does with them.
     """
-    model = make(cfg.model, kind=nn.Module).to(device)
     name = type(model).__name__
-    parameters = list(model.parameters())
-    if any(isinstance(p, UninitializedParameter) for p in parameters):
-        if split is None:
-            parameters = [nn.Parameter(torch.zeros(1))]  # until there is data
-        else:
-            with torch.no_grad():
-                called(model.eval(), split.batch(slice(0, 1))[0], name)
-            for key, parameter in model.named_parameters():
-                if isinstance(parameter, UninitializedParameter):
-                    raise ConfigError(f"model: {key} is lazy and got no inputs to be sized by")
-    if split is not None and hasattr(model, "prepare"):
+    if any(map(is_lazy, model.parameters())):
+        called(model.eval(), split.batch(slice(0, 1))[0], name)
+    for key, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigError(f"model: {key} is lazy and got no inputs to be sized by")
+    if method := getattr(model, "prepare", None):
         rows = slice(None, None, math.ceil(split.inputs.numel() / 2**21))
-        with torch.no_grad():
-            called(model.prepare, split.batch(rows)[0], f"the method prepare of {name}")
-        parameters = list(model.parameters())
-    for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            module.weight.is_embedding = True  # type: ignore[attr-defined]  # for training/muon.py
-    loss_fn = build_loss(cfg, make).to(device)
-    optimizer = make(cfg.optimizer, call_with=[parameters])
-    return model, loss_fn, optimizer, make(cfg.scheduler)
+        called(method, split.batch(rows)[0], f"the method prepare of {name}")
 
 
 def build_loss(cfg: DictConfig, make: Make) -> ClassificationLoss:
@@ -149,7 +155,9 @@ def try_model(model: nn.Module, splits: Splits) -> Tensor:
     with torch.random.fork_rng(devices, device_type=inputs.device.type):
         trained = called(on_trial(model.train()), inputs, name)
     with torch.no_grad():
-        logits = called(model.eval(), inputs, name)
+        logits = parts = called(model.eval(), inputs, name)
+        if has_features_and_head(model):
+            parts = called(lambda x: model.head(model.features(x)), inputs, name)  # type: ignore[operator]
     for output in (logits, trained):
         if not isinstance(output, Tensor) or output.shape != expected:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -157,13 +165,10 @@ def try_model(model: nn.Module, splits: Splits) -> Tensor:
             raise ConfigError(f"model: {name} must give logits {expected} {given}, got {got}{hint}")
     if not trained.requires_grad:
         raise ConfigError(f"model: {name}: its logits depend on no parameter that is trained")
-    if has_features_and_head(model):
-        with torch.no_grad():
-            parts = called(lambda x: model.head(model.features(x)), inputs, name)  # type: ignore[operator]
-        if parts.shape != logits.shape or not torch.allclose(parts, logits, 1e-3, 1e-3, True):
-            raise ConfigError(
-                f"model: {name}: model(inputs) is not head(features(inputs)); rename one of the two"
-            )
+    if parts.shape != logits.shape or not torch.allclose(parts, logits, 1e-3, 1e-3, True):
+        raise ConfigError(
+            f"model: {name}: model(inputs) is not head(features(inputs)); rename one of the two"
+        )
     if not logits.isfinite().all():
         raise ConfigError(f"model: {name} gives logits that are not finite {given}")
     return logits

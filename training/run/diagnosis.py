@@ -205,9 +205,9 @@ def of_the_rest(run: Evidence) -> Iterator[Finding]:
         )
     smoothing, train_loss = run.number("loss.label_smoothing"), run.last("train/loss")
     if 0 < smoothing < 1:  # the entropy of a smoothed target (Szegedy et al. 2016)
-        parts = [1 - smoothing + smoothing / num_classes, smoothing / num_classes]
-        least = -parts[0] * math.log(parts[0])
-        least -= (num_classes - 1) * parts[1] * math.log(parts[1])
+        rest = smoothing / num_classes  # of each other class
+        own = 1 - smoothing + rest
+        least = -own * math.log(own) - (num_classes - 1) * rest * math.log(rest)
         if train_loss < 1.01 * least:
             yield Finding(
                 "the loss stands at its floor",

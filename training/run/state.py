@@ -201,12 +201,11 @@ def check_best(run: TrainingRun) -> None:
 
 def random_sources(training: Training) -> dict[str, Any]:
     """Return what has a state of random numbers: torch for the CPU, and the device's module."""
-    device = next(training.model.parameters()).device
-    sources: dict[str, Any] = {"cpu": torch}
-    return sources if device.type == "cpu" else sources | {device.type: getattr(torch, device.type)}
+    kind = training.device.type
+    return {"cpu": torch} if kind == "cpu" else {"cpu": torch, kind: getattr(torch, kind)}
 
 
 def machine(training: Training) -> str:
     """Say what the last bits of a sum depend on."""
-    device, threads = next(training.model.parameters()).device.type, torch.get_num_threads()
-    return f"{device}, {world_size()} processes, {threads} threads, torch {torch.__version__}"
+    counts = f"{world_size()} processes, {torch.get_num_threads()} threads"
+    return f"{training.device.type}, {counts}, torch {torch.__version__}"
