@@ -155,18 +155,17 @@ def recalibrate(
     model: nn.Module, loss_fn: ClassificationLoss, calibration: Split, test: Split, num_classes: int
 ) -> tuple[TemperatureFit, MetricsReport]:
     """Fit T on `calibration`, and measure `test` with the T that is to be applied."""
-
-    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        return log_probs_of(model, loss_fn, calibration, num_classes)
+    ignore_index = loss_fn.ignore_index
 
     def fitted() -> TemperatureFit:
-        kept = list(chunks()) if calibration.targets.numel() * num_classes <= MAX_KEPT else None
-        return fit_temperature_in_chunks(
-            lambda: chunks() if kept is None else kept, ignore_index=loss_fn.ignore_index
-        )
+        chunks = partial(log_probs_of, model, loss_fn, calibration, num_classes)
+        if calibration.targets.numel() * num_classes > MAX_KEPT:
+            return fit_temperature_in_chunks(chunks, ignore_index=ignore_index)
+        kept = [*chunks()]
+        return fit_temperature_in_chunks(lambda: kept, ignore_index=ignore_index)
 
     fit = from_main(fitted)
-    metrics = Metrics(num_classes, ignore_index=loss_fn.ignore_index, device=test.targets.device)
+    metrics = Metrics(num_classes, ignore_index=ignore_index, device=test.targets.device)
     with same_refusal(), torch.no_grad():
         for logits, _, targets, _ in logits_of(model, test, num_classes, shared=True):
             metrics.update(apply_temperature(loss_fn.log_probs(logits), fit.to_apply), targets)

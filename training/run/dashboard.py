@@ -92,8 +92,7 @@ def hparams(identity: Mapping[str, Any], metrics: Iterable[str]) -> list[Summary
     infos[list(columns).index("loss")].domain_discrete.extend(file.stem for file in options)
     experiment = api_pb2.Experiment(hparam_infos=infos)
     for tag in metrics:
-        name = api_pb2.MetricName(tag=tag_of(tag))
-        experiment.metric_infos.add(name=name, display_name=tag)
+        experiment.metric_infos.add(name={"tag": tag_of(tag)}, display_name=tag)
     announced = plugin_summary(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
     return [announced, hparams_pb(shown, trial_id=identity["group"])]
 

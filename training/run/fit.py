@@ -164,8 +164,7 @@ def evaluate_split(run: TrainingRun, name: str, *, final: bool = False) -> Metri
         split = split.first(training.settings.max_rows)
     is_kept = final and split.targets.numel() <= MAX_ROWS
     examples = PerExample(split.targets) if is_kept else None
-    num_classes = run.splits.num_classes
-    result = evaluate(training.model, training.loss_fn, split, num_classes, examples=examples)
+    result = evaluate(run.model, run.loss_fn, split, run.splits.num_classes, examples=examples)
     if run.log:
         run.log.scalars(name, result.metrics, training.step)
         if examples:
