@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -182,3 +183,11 @@ def test_the_product_has_no_module_level_state():
                         node.value
                     ).count("Constant")
                     assert not empty or "__all__" in ast.unparse(node), file
+
+
+def test_each_fault_of_the_mutants_has_its_place_in_the_code():
+    mutants = runpy.run_path(str(ROOT / "tests/stress/mutants.py"))["MUTANTS"]
+
+    sources = {m.file: (ROOT / m.file).read_text(encoding="utf-8") for m in mutants}
+
+    assert [m.name for m in mutants if m.old not in sources[m.file]] == []

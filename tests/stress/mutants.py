@@ -322,7 +322,7 @@ MUTANTS = [
     Mutant(
         "resume takes settings of Hydra's own",
         RESUME,
-        "if group not in stored:",
+        "if group not in cfg:",
         "if False:",
         "takes_settings_only",
     ),
@@ -389,9 +389,9 @@ MUTANTS = [
     ),
     Mutant(
         "a run that goes on is trusted",
-        "training/cli/main.py",
-        "guarded=True, resumed=True",
-        "guarded=False, resumed=True",
+        RESUME,
+        '"guarded": True',
+        '"guarded": False',
         "goes_on_names_code",
     ),
     Mutant(
