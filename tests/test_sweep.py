@@ -317,6 +317,13 @@ def test_compare_losses_gives_each_loss_its_own_learning_rate_and_all_the_same_s
         assert cfg.optimizer.lr == rates[loss]
 
 
+@pytest.mark.parametrize("task", ["ngram", "vision"])
+def test_rates_are_tried_on_a_seed_of_their_own_whatever_comes_before(task):
+    cfg = compose("experiment=[compare_losses,tune_lr]", task=task, hydra_too=True)
+
+    assert cfg.hydra.sweeper.params.seed == "4"
+
+
 STUDIES = ["long_tail", "label_noise", "label_noise_next", "distill", "overconfidence"]
 
 
