@@ -16,7 +16,17 @@ from training.run.targets import instantiate, with_facts
 from training.running_loss import RunningLoss
 
 Case = Callable[[], float]  # does some work, and returns the seconds of one unit of it
-WIDE = ["experiment=tiny_shakespeare", "data=text_file", "trainer.precision=float32"]
+WIDE = [
+    "experiment=tiny_shakespeare",
+    "data=text_file",
+    "trainer.precision=float32",
+    "model.hidden_dim=512",
+    "model.near=4",
+    "optimizer=adamw",
+    "~optimizer.momentum",  # of Muon, as the next
+    "~optimizer.adamw_lr",
+    "optimizer.lr=0.003",
+]
 
 
 def compose(*overrides: str) -> DictConfig:
