@@ -9,7 +9,8 @@ seeds 1, 2 and 3. Start it again, and jobs that are complete are skipped, in eac
 printed before it runs, and its minutes after it.
 --text is for tiny_shakespeare, --images for those whose name begins with fashion; without them
 these studies are left out. Settings go to every sweep: with launcher=parallel threads=1, two jobs
-at a time, all of it takes two to two and a half hours on two cores. trainer.epochs=2 tries everything out.
+at a time, all of it takes two to two and a half hours on two cores. trainer.epochs=2 tries
+everything out.
 
 OUT/STUDY-rates and OUT/STUDY hold the runs, with compare.html in each, OUT/STUDY.png is a figure of
 them. OUT/results.md gathers the tables that were made, whenever that was, with the columns of the
