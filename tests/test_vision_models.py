@@ -67,6 +67,21 @@ def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
     assert_close(model(inputs), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("model", "last"), [(small_cnn, "body.3"), (resnet18, "body.layer4")])
+def test_the_gradient_of_the_last_convolutions_is_channels_last(model, last):
+    model = model(num_classes=3, channels=1, image_size=16)
+    gradients = []
+
+    def keep(_module, _inputs, output):
+        output.register_hook(gradients.append)
+
+    model.get_submodule(last).register_forward_hook(keep)
+    model(torch.randn(4, 1, 16, 16)).sum().backward()
+
+    assert gradients[0].shape[2] > 1  # else both formats are the same
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.fixture(scope="module")
 def images():
     return instantiate(compose(task="vision").data).train.first(32)

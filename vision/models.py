@@ -77,8 +77,7 @@ def small_cnn(
         convolution(width, 2 * width, pool=True),
         convolution(2 * width, 4 * width),
         Residual(convolution(4 * width, 4 * width)),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+        MeanOfPixels(),
         nn.Dropout(dropout),
     )
     model = ImageModel(body, nn.Linear(4 * width, num_classes))
@@ -113,6 +112,7 @@ def resnet18(num_classes: int, channels: int, image_size: int) -> ImageModel:
     body = import_torchvision().models.resnet18(num_classes=num_classes)
     body.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     body.maxpool = nn.Identity()
+    body.avgpool = MeanOfPixels()
     if image_size <= 8:
         body.layer4[0].conv1.stride = body.layer4[0].downsample[0].stride = (1, 1)
     head, body.fc = body.fc, nn.Identity()
@@ -129,6 +129,18 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x + inner(x)."""
         return x + self.inner(x)
+
+
+class MeanOfPixels(nn.Module):
+    """The mean (N, C) of images (N, C, S, S), whose gradient is channels-last as images are.
+
+    That of torch's AdaptiveAvgPool2d is not, which slows the backward pass of the layers before it:
+    with this one, a step of `small_cnn` takes .87 of the time in bfloat16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean of all pixels of each channel."""
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
 
 
 def convolution(
