@@ -1,7 +1,7 @@
 """Which rule for the temperature harms least: over splits of a data set, for every loss.
 
     python benchmarks/temperature.py train FOLDER digits 1 20
-    python benchmarks/temperature.py train FOLDER fashion_mnist 1 1 data.root=../shared/data
+    python benchmarks/temperature.py train FOLDER fashion_mnist 1 1 data.root=IMAGES
     python benchmarks/temperature.py compare FOLDER
 
 `train` trains each loss once on each split (6 CPU-seconds for the digits), and keeps in FOLDER what

@@ -1,6 +1,6 @@
 """Training speed beside a DataLoader with torchvision's transforms, in images a second.
 
-    python benchmarks/vision.py [--root ../shared/data] [--threads 2] [--batch 128] [--rounds 7]
+    python benchmarks/vision.py [--root FOLDER] [--threads 2] [--batch 128] [--rounds 7]
 
 All train the same `small_cnn` on Fashion-MNIST (random images without --root) with the same batch
 size, augmentation (shift, flip) and optimizer. The DataLoader decodes, augments and normalises an
