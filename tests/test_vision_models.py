@@ -45,10 +45,10 @@ def test_linear_is_softmax_regression_on_pixels():
     assert_close(logits.double(), torch.from_numpy(pixels @ weight.T + bias), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [8, 16])
-def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
+@pytest.mark.parametrize(("side", "blocks"), [(8, 0), (16, 0), (8, 1), (28, 2)])
+def test_small_cnn_is_four_convolutions_the_last_one_residual_and_blocks(side, blocks):
     torch.manual_seed(0)
-    model = small_cnn(**(GREY | {"image_size": side}), width=4).eval()
+    model = small_cnn(**(GREY | {"image_size": side}), width=4, blocks=blocks).eval()
     inputs = torch.randn(2, 1, side, side)
 
     state = iter([v for k, v in model.state_dict().items() if "num_batches" not in k])
@@ -62,9 +62,34 @@ def test_small_cnn_is_four_convolutions_the_last_one_residual(side):
     x = convolution(inputs)
     x = convolution(convolution(x, pool=True))
     x = x + convolution(x)
+    x = F.max_pool2d(x, 2) if blocks else x
+    for _ in range(blocks):
+        x = x + convolution(x)
     expected = F.linear(x.mean((2, 3)), next(state), next(state))
     assert next(state, None) is None
     assert_close(model(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mirror_evaluates_the_mean_of_the_logits_of_an_image_and_its_mirror_image():
+    torch.manual_seed(0)
+    model = small_cnn(**GREY, width=4, mirror=True).eval()
+    plain = small_cnn(**GREY, width=4).eval()
+    plain.load_state_dict(model.state_dict())
+    inputs = torch.randn(5, 1, 8, 8)
+    mirrored = torch.from_numpy(inputs.numpy()[..., ::-1].copy())
+
+    logits = model(inputs)
+
+    assert (plain(inputs) - plain(mirrored)).abs().max() > 0.01  # else there is nothing to see
+    assert_close(logits, (plain(inputs) + plain(mirrored)) / 2, rtol=1e-5, atol=1e-6)
+    assert_close(logits, model(mirrored), rtol=1e-5, atol=1e-6)
+    assert_close(model.train()(inputs), plain.train()(inputs), rtol=0, atol=0)
+
+
+def test_blocks_refuse_images_that_pooling_would_leave_one_pixel_of():
+    with pytest.raises(ValueError, match="image_size must be at least 8 where blocks > 0, got 7"):
+        small_cnn(3, 1, 7, blocks=1)
+    small_cnn(3, 1, 8, blocks=1).train()(torch.randn(1, 1, 8, 8))
 
 
 @pytest.mark.parametrize(("model", "last"), [(small_cnn, "body.3"), (resnet18, "body.layer4")])
