@@ -202,6 +202,8 @@ def main() -> None:
     parser.add_argument("--peak-of", help="print only the peak memory of this loss, in MiB")
     parser.add_argument("--times", action="store_true", help="print only the times, as JSON")
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2, for quartiles")
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(peak_mib(args.peak_of, args.rows, args.classes))

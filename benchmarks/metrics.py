@@ -249,6 +249,8 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--gained", nargs=2, metavar=("KIND", "N"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("--rounds must be at least 2, for quartiles")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     if arguments.gained:

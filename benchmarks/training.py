@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--peak-of", help="print only the peak memory with these settings, in MiB")
     parser.add_argument("--ours", action="store_true")
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2, for quartiles")
     torch.set_num_threads(args.threads)
     if args.peak_of:
         print(json.dumps(peak(args.peak_of, args.ours, args.classes, args.rows)))

@@ -23,8 +23,6 @@ WIDE = [
     "model.hidden_dim=512",
     "model.near=4",
     "optimizer=adamw",
-    "~optimizer.momentum",  # of Muon, as the next
-    "~optimizer.adamw_lr",
     "optimizer.lr=0.003",
 ]
 

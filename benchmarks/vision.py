@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=10, help="in a round (10)")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error("--rounds must be at least 2, for quartiles")
     torch.set_num_threads(args.threads)
     if args.root:
         images, *_ = read_torchvision("FashionMNIST", args.root, False)
