@@ -87,7 +87,7 @@ class Study:
 
 
 FASHION = {
-    "base": ("fashion_mnist_fast",),
+    "base": ("fashion_mnist_muon",),
     "data": "muon.fashion_mnist",
     "rates": "0.05,0.1,0.2",
     "needs": IMAGES,
