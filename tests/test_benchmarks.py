@@ -20,7 +20,8 @@ def test_the_memory_of_a_step_with_a_wide_output_layer_can_be_measured(ours):
     done = benchmark("training.py", "memory", "--peak-of=loss=focal", *sizes)
 
     assert done.returncode == 0, done.stderr
-    assert 0 < float(done.stdout) < 1000  # MiB
+    # MiB; 0 below the peak of this process, with which the other starts
+    assert 0 <= float(done.stdout) < 1000
 
 
 def test_a_benchmark_refuses_a_single_round_in_one_line():
