@@ -17,7 +17,7 @@ class ImageModel(nn.Module):
     Convolutions run in the channels-last memory format, which takes half the time on a CPU.
 
     If `mirror`, features in evaluation are the mean of those of an image and of its mirror image,
-    and so are the logits, because the head is linear. Training looks at images as they come.
+    and so are the logits, because the head is linear. Training reads each image only as it is.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear, mirror: bool = False) -> None:
@@ -83,7 +83,7 @@ def small_cnn(
     """
     _check(dropout, channels=channels, width=width)
     check_setting("blocks", blocks, blocks >= 0, "at least 0")
-    if blocks:  # with fewer pixels, pooling would leave one, and a single image could not train
+    if blocks:  # of smaller images one pixel would be left, and a batch of one could not train
         check_setting("image_size", image_size, image_size >= 8, "at least 8 where blocks > 0")
     kernel, stride = (4, 2) if image_size >= 16 else (3, 1)
     body = nn.Sequential(
